@@ -1,0 +1,56 @@
+"""Who may see whom: causal attention inside each document, none between documents.
+
+Shapes: N tokens of all documents one after the other, H heads, K key/value heads, d head dimension.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from itertools import groupby
+from typing import Protocol
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+
+class AttentionFn(Protocol):
+    """What the model asks for: softmax attention over the tokens that a token may see."""
+
+    def __call__(self, q: Tensor, k: Tensor, v: Tensor, layer: int) -> Tensor:
+        """q [N, H, d], k and v [N, K, d] of decoder layer `layer` → [N, H, d]."""
+
+
+class DocumentAttention:
+    """Causal attention within documents that stand one after the other in the token axis.
+
+    lengths: tokens of each document, in order; they sum to N.
+    """
+
+    def __init__(self, lengths: Sequence[int]) -> None:
+        self.runs = list(_equal_runs(lengths))
+
+    def __call__(self, q: Tensor, k: Tensor, v: Tensor, layer: int) -> Tensor:
+        outputs, start = [], 0
+        for count, length in self.runs:
+            end = start + count * length
+            outputs.append(
+                causal_attention(*(x[start:end].unflatten(0, (count, length)) for x in (q, k, v)))
+            )
+            start = end
+        return torch.cat([x.flatten(0, 1) for x in outputs])
+
+
+def _equal_runs(lengths: Sequence[int]) -> Iterator[tuple[int, int]]:
+    """(count, length) of neighbours of equal length: padded rows then need a single call."""
+    for length, run in groupby(lengths):
+        yield len(list(run)), length
+
+
+def causal_attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    """q [B, T, H, d], k and v [B, T, K, d] → [B, T, H, d]."""
+    q, k, v = (x.transpose(1, 2) for x in (q, k, v))
+    y = F.scaled_dot_product_attention(
+        q, k, v, is_causal=True, enable_gqa=q.shape[1] != k.shape[1]
+    )
+    return y.transpose(1, 2)

@@ -1,0 +1,73 @@
+"""Cross-entropy straight from hidden states, without ever holding the logits of all tokens.
+
+The logits of a 128k vocabulary are the largest tensor of a training step. Here they exist for one
+chunk of supervised tokens at a time: the forward pass computes each chunk's loss and at once its
+gradients, which the backward pass only scales (the method of Liger Kernel, Hsu et al. 2024,
+https://arxiv.org/abs/2410.10989).
+
+Shapes: S supervised tokens, D hidden size, V vocabulary.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+_CHUNK_LOGITS = 2**24
+"""Logits held at once: 64 MiB in float32; products of this size already run at full rate."""
+
+
+def cross_entropy_sum(hidden: Tensor, head_weight: Tensor, targets: Tensor) -> Tensor:
+    """Summed (never averaged) negative log-likelihood in nats, a float32 or float64 scalar.
+
+    hidden [S, D], head_weight [V, D], targets [S] (token ids). The product is computed in
+    hidden's dtype, the softmax in at least float32.
+    """
+    loss: Tensor = _LinearCrossEntropy.apply(hidden, head_weight, targets)
+    return loss
+
+
+class _LinearCrossEntropy(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, hidden: Tensor, head_weight: Tensor, targets: Tensor) -> Tensor:
+        wide = torch.promote_types(hidden.dtype, torch.float32)
+        weight = head_weight.to(hidden.dtype)
+        need_hidden, need_weight, _ = ctx.needs_input_grad
+        grad_hidden = torch.empty_like(hidden) if need_hidden else None
+        grad_weight = torch.zeros_like(head_weight, dtype=wide) if need_weight else None
+        loss = torch.zeros((), dtype=wide, device=hidden.device)
+        rows = max(1, _CHUNK_LOGITS // weight.shape[0])
+        for start in range(0, hidden.shape[0], rows):
+            chunk = slice(start, start + rows)
+            target = targets[chunk, None]
+            logits = (hidden[chunk] @ weight.T).to(wide)
+            log_total = logits.logsumexp(dim=-1, keepdim=True)
+            loss += (log_total - logits.gather(1, target)).sum()
+            if grad_hidden is None and grad_weight is None:
+                continue
+            # d loss / d logits = softmax − one-hot, in the memory of the logits.
+            grad = logits.sub_(log_total).exp_()
+            grad.scatter_add_(1, target, torch.full_like(log_total, -1.0))
+            grad = grad.to(hidden.dtype)
+            if grad_hidden is not None:
+                grad_hidden[chunk] = grad @ weight
+            if grad_weight is not None:
+                grad_weight += grad.T @ hidden[chunk]
+        ctx.save_for_backward(grad_hidden, grad_weight)
+        ctx.weight_dtype = head_weight.dtype
+        return loss
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor | None, Tensor | None, None]:
+        (scale,) = grad_outputs
+        grad_hidden, grad_weight = ctx.saved_tensors
+        if grad_hidden is not None:
+            # scale is 1/(supervised tokens): multiplied in float32 before rounding to bf16.
+            grad_hidden = (grad_hidden * scale).to(grad_hidden.dtype)
+        if grad_weight is not None:
+            grad_weight = (grad_weight * scale).to(ctx.weight_dtype)
+        return grad_hidden, grad_weight, None
