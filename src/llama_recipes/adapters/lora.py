@@ -1,0 +1,99 @@
+"""Low-rank adaptation (Hu et al. 2021, https://arxiv.org/abs/2106.09685).
+
+y = W x + scale · B A dropout(x), with W frozen, A [r, in] and B [out, r] trained, and
+scale = alpha / r, or alpha / √r with rsLoRA (Kalajdzievski 2023, https://arxiv.org/abs/2312.03732).
+
+Shapes: N tokens, r rank.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from llama_recipes.configs.peft import LoraConfig
+from llama_recipes.errors import ConfigError
+from llama_recipes.model.llama import Linear, Llama
+
+LINEAR_NAMES = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
+"""The linear layers of a decoder layer: what "all-linear" stands for."""
+
+
+class LoraLinear(nn.Module):
+    """Wraps a linear layer; the wrapped one stays as `base`, which checkpoint keys do not name."""
+
+    def __init__(self, base: Linear, *, rank: int, scale: float, dropout: float) -> None:
+        super().__init__()
+        self.base = base
+        self.lora_A = Linear(base.in_features, rank)
+        self.lora_B = Linear(rank, base.out_features)
+        self.scale = scale
+        self.dropout = dropout
+
+    def forward(self, x: Tensor) -> Tensor:
+        dropped = F.dropout(x, self.dropout, self.training)
+        return self.base(x) + self.scale * self.lora_B(self.lora_A(dropped))  # type: ignore[no-any-return]
+
+    @torch.no_grad()
+    def fused(self) -> Linear:
+        """The wrapped layer with the update added to its weights; it shares no other storage."""
+        update = self.scale * self.lora_B.weight.float() @ self.lora_A.weight.float()
+        weight = self.base.weight
+        self.base.weight = nn.Parameter((weight + update).to(weight.dtype), requires_grad=False)
+        return self.base
+
+
+def add_lora(model: Llama, config: LoraConfig) -> None:
+    """Freeze `model` and wrap the target layers. On meta: `initialise_lora` fills A and B."""
+    targets = LINEAR_NAMES if config.target_modules == "all-linear" else config.target_modules
+    unknown = [name for name in targets if name not in LINEAR_NAMES]
+    if unknown:
+        raise ConfigError(
+            f"lora_config.target_modules names {', '.join(unknown)}, which a Llama does not have."
+            f" Choose from {', '.join(LINEAR_NAMES)}, or all-linear."
+        )
+    model.requires_grad_(False)
+    rank_scale = math.sqrt(config.r) if config.use_rslora else config.r
+    for layer in model.model.layers:
+        for block in layer.self_attn, layer.mlp:
+            for name, base in list(block.named_children()):
+                if name in targets:
+                    wrapped = LoraLinear(
+                        base,
+                        rank=config.r,
+                        scale=config.lora_alpha / rank_scale,
+                        dropout=config.lora_dropout,
+                    )
+                    setattr(block, name, wrapped)
+
+
+def lora_layers(model: Llama) -> Iterator[tuple[str, LoraLinear]]:
+    for name, module in model.named_modules():
+        if isinstance(module, LoraLinear):
+            yield name, module
+
+
+@torch.no_grad()
+def initialise_lora(model: Llama, *, seed: int, device: torch.device) -> None:
+    """A uniform as a fresh linear layer's, B zero: the first output is the base model's own.
+
+    Drawn on the CPU from `seed`, so that the start is the same on every device.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    for _, layer in lora_layers(model):
+        a, b = layer.lora_A.weight, layer.lora_B.weight
+        drawn = torch.empty(a.shape)
+        nn.init.kaiming_uniform_(drawn, a=math.sqrt(5), generator=generator)
+        layer.lora_A.weight = nn.Parameter(drawn.to(device, a.dtype))
+        layer.lora_B.weight = nn.Parameter(torch.zeros(b.shape, device=device, dtype=b.dtype))
+
+
+def fuse_lora(model: Llama) -> None:
+    """Replace every wrapped layer by a plain one with the update in its weights."""
+    for name, layer in list(lora_layers(model)):
+        parent, _, leaf = name.rpartition(".")
+        setattr(model.get_submodule(parent), leaf, layer.fused())

@@ -1,0 +1,77 @@
+"""Which documents stand in which micro-batch: a pure function of lengths, seed and epoch."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from llama_recipes.data.packing import pack
+
+Strategy = Literal["packing", "padding"]
+Row = list[int]
+"""The numbers of the documents of one row."""
+
+_WINDOW = 4096
+"""Documents looked at together: enough for near-full rows, few enough to mix the data set."""
+
+
+def plan_epoch(
+    lengths: NDArray[np.int64],
+    *,
+    strategy: Strategy,
+    batch_size: int,
+    context_length: int,
+    seed: int,
+    epoch: int | None,
+) -> list[list[Row]]:
+    """Micro-batches of at most `batch_size` rows; each document is in exactly one.
+
+    Another epoch is another order and other company. `epoch=None` keeps the documents in order as
+    far as the strategy allows: for evaluation.
+    """
+    random = None if epoch is None else np.random.default_rng((seed, epoch))
+    order = np.arange(len(lengths)) if random is None else random.permutation(len(lengths))
+    windows = [order[start : start + _WINDOW] for start in range(0, len(order), _WINDOW)]
+
+    if strategy == "packing":
+        rows = [
+            row
+            for window in windows
+            for row in pack(window.tolist(), lengths[window].tolist(), context_length)
+        ]
+        _shuffle(rows, random)
+        return list(_cut(rows, batch_size))
+
+    batches: list[list[Row]] = []
+    for window in windows:
+        # Neighbours in length share a batch: padding is what the longest row costs the others.
+        by_length = window[np.argsort(lengths[window], kind="stable")]
+        batches += _cut([[document] for document in by_length.tolist()], batch_size)
+    _shuffle(batches, random)
+    return batches
+
+
+def share_of_rank(batches: Sequence[list[Row]], rank: int, world_size: int) -> list[list[Row]]:
+    """Every `world_size`-th micro-batch. Ranks that would get one less get an empty one.
+
+    So all ranks make the same number of steps, and no document is trained twice to fill up.
+    """
+    rounds = -(-len(batches) // world_size)
+    return [
+        batches[i] if i < len(batches) else []
+        for i in range(rank, rounds * world_size, world_size)
+    ]
+
+
+def _shuffle(items: list[Row] | list[list[Row]], random: np.random.Generator | None) -> None:
+    if random is not None:
+        shuffle: Callable[[object], None] = random.shuffle
+        shuffle(items)
+
+
+def _cut(rows: list[Row], size: int) -> Iterator[list[Row]]:
+    for start in range(0, len(rows), size):
+        yield rows[start : start + size]

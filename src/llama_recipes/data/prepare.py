@@ -1,0 +1,208 @@
+"""From a data source to a token store: tokenised in parallel, once, and found again later."""
+
+from __future__ import annotations
+
+import atexit
+import hashlib
+import multiprocessing
+import os
+import shutil
+from collections import Counter, deque
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ProcessPoolExecutor
+from dataclasses import dataclass
+from functools import partial
+from itertools import chain, islice
+from pathlib import Path
+from tempfile import mkdtemp
+from typing import Any
+
+import numpy as np
+from platformdirs import user_cache_path
+
+import llama_recipes
+from llama_recipes.data.example import BadRow, Example, Source
+from llama_recipes.data.store import TokenStore, open_store, write_store
+from llama_recipes.data.tokenize import Document, Rejected, Truncation, encode, fit
+from llama_recipes.data.tokenizer import Tokenizer
+from llama_recipes.errors import DataError
+
+_CHUNK = 512
+"""Rows a worker takes at a time."""
+_ALONE = 8 * _CHUNK
+"""Rows tokenised in this process before others are started: each needs seconds to import."""
+_PROBLEMS_SHOWN = 20
+
+
+@dataclass(frozen=True)
+class Preparation:
+    """What decides how a row becomes a document; every field is part of the cache's key."""
+
+    context_length: int
+    truncation: Truncation
+    train_on_prompt: bool
+
+
+def prepare(
+    source: Source,
+    tokenizer: Tokenizer,
+    how: Preparation,
+    *,
+    notify: Callable[[str], None] = lambda _: None,
+) -> TokenStore:
+    """The documents of `source`, from the cache where the same have been prepared before.
+
+    Raises DataError for bad rows (unless the source skips them), for documents that are too long
+    where that is an error, and where nothing is left to train on.
+    """
+    folder = _cache_folder(source, tokenizer, how)
+    if folder is not None and folder.is_dir():
+        return open_store(folder)
+    notify(f"Tokenising {source.description} …")
+    counts: Counter[str] = Counter()
+    report: dict[str, Any] = {"counts": counts}
+    documents = _documents(source, tokenizer, how, report)
+    if folder is None:
+        # Made by the user's own code, which may give something else next time.
+        temporary = mkdtemp(prefix="llama_recipes-")
+        atexit.register(shutil.rmtree, temporary, ignore_errors=True)
+        folder = Path(temporary) / "documents"
+    return write_store(folder, documents, report)
+
+
+def _cache_folder(source: Source, tokenizer: Tokenizer, how: Preparation) -> Path | None:
+    if source.fingerprint is None:
+        return None
+    key = (source.fingerprint, source.on_bad_row, tokenizer.fingerprint, how, _code_version())
+    digest = hashlib.blake2b(repr(key).encode(), digest_size=16).hexdigest()
+    return user_cache_path("llama_recipes") / "datasets" / f"{source.name}-{digest}"
+
+
+def _code_version() -> str:
+    """Hash of the code that turns rows into tokens: a changed line is another cache entry."""
+    digest = hashlib.blake2b(llama_recipes.__version__.encode())
+    for path in sorted(Path(__file__).parent.rglob("*.py")):
+        digest.update(path.read_bytes())
+    return digest.hexdigest()
+
+
+def _documents(
+    source: Source, tokenizer: Tokenizer, how: Preparation, report: dict[str, Any]
+) -> Iterator[Document]:
+    """Yield what can be trained on; count, and raise for, what cannot."""
+    counts: Counter[str] = report["counts"]
+    problems: list[str] = []
+
+    def good_rows() -> Iterator[Example]:
+        for row in source.examples():
+            counts["rows"] += 1
+            if not isinstance(row, BadRow):
+                yield row
+                continue
+            counts["bad_rows"] += 1
+            if source.on_bad_row == "error":
+                problems.append(f"{row.where}: {row.reason}")
+                if len(problems) >= _PROBLEMS_SHOWN:
+                    return
+            elif counts["bad_rows"] <= _PROBLEMS_SHOWN:
+                report.setdefault("bad_rows_shown", []).append(f"{row.where}: {row.reason}")
+
+    tokenise = partial(_tokenise, tokenizer=tokenizer, how=how)
+    for document, cut in _in_parallel(tokenise, good_rows()):
+        if isinstance(document, Rejected):
+            counts[document.kind] += 1
+            if document.kind == "too_long" and how.truncation == "error":
+                seen = counts["documents"] + counts["too_long"] + counts["no_supervised_token"]
+                problems.append(f"usable row {seen}: {document.reason}")
+            continue
+        counts["documents"] += 1
+        counts["truncated"] += cut
+        yield document
+    if problems:
+        raise DataError(_explain(source, problems))
+    if not counts["documents"]:
+        raise DataError(_explain_nothing(source, counts))
+
+
+def split_off(
+    store: TokenStore, fraction: float, *, seed: int
+) -> tuple[TokenStore, TokenStore | None]:
+    """Training and validation part: `fraction` of the documents, drawn once from `seed`."""
+    held_out = round(fraction * len(store))
+    if not held_out:
+        return store, None
+    order = np.random.default_rng(seed).permutation(len(store))
+    return store.subset(np.sort(order[held_out:])), store.subset(np.sort(order[:held_out]))
+
+
+def _explain(source: Source, problems: Sequence[str]) -> str:
+    shown = "\n  ".join(problems[:_PROBLEMS_SHOWN])
+    more = len(problems) - _PROBLEMS_SHOWN
+    rest = f"\n  … and {more} more" if more > 0 else ""
+    return (
+        f"{source.description}: {len(problems)} rows cannot be used:\n  {shown}{rest}\n"
+        "Mend them, or leave bad rows out with --on_bad_row skip and long ones with"
+        " --truncation drop (or cut them with --truncation end)."
+    )
+
+
+def _explain_nothing(source: Source, counts: Counter[str]) -> str:
+    if not counts["rows"]:
+        return f"{source.description}: the data set is empty. Give one that has rows."
+    kinds = ("bad_rows", "too_long", "no_supervised_token")
+    why = ", ".join(f"{counts[kind]} {kind.replace('_', ' ')}" for kind in kinds if counts[kind])
+    return (
+        f"{source.description}: no supervised token is left in any of its {counts['rows']} rows"
+        f" ({why}). Raise --context_length, or check that the rows have answers."
+    )
+
+
+Tokenised = tuple[Document | Rejected, bool]
+"""A document and whether it was cut."""
+
+
+def _tokenise(
+    examples: Sequence[Example], *, tokenizer: Tokenizer, how: Preparation
+) -> list[Tokenised]:
+    results: list[Tokenised] = []
+    for document in encode(examples, tokenizer, train_on_prompt=how.train_on_prompt):
+        fitted = fit(document, how.context_length, how.truncation)
+        results.append((fitted, len(document.input_ids) > how.context_length))
+    return results
+
+
+def _in_parallel(
+    tokenise: Callable[[Sequence[Example]], list[Tokenised]], examples: Iterator[Example]
+) -> Iterator[Tokenised]:
+    """Tokenise in order; in several processes from the row on at which that pays."""
+    chunks = iter(lambda: list(islice(examples, _CHUNK)), [])
+    yield from chain.from_iterable(map(tokenise, islice(chunks, _ALONE // _CHUNK)))
+    first = next(chunks, None)
+    if first is None:
+        return
+    workers = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 1
+    waiting: deque[Future[list[Tokenised]]] = deque()
+    # Spawned, not forked: the tokenizer's threads do not survive a fork.
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(
+        workers, mp_context=context, initializer=_keep, initargs=(tokenise,)
+    ) as pool:
+        for chunk in chain([first], chunks):
+            waiting.append(pool.submit(_call_kept, chunk))
+            if len(waiting) > 2 * workers:  # bounded, so that memory is
+                yield from waiting.popleft().result()
+        while waiting:
+            yield from waiting.popleft().result()
+
+
+_kept: Callable[[Sequence[Example]], list[Tokenised]]
+
+
+def _keep(tokenise: Callable[[Sequence[Example]], list[Tokenised]]) -> None:
+    """In a worker: hold the tokenizer, so that it is sent once and not with every chunk."""
+    global _kept
+    _kept = tokenise
+
+
+def _call_kept(examples: Sequence[Example]) -> list[Tokenised]:
+    return _kept(examples)

@@ -1,0 +1,129 @@
+"""Tokenised documents on disk: memory-mapped, so that memory does not grow with the data set.
+
+A store is a folder of flat little-endian arrays and one JSON file, published by a rename: it is
+there completely or not at all.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import tempfile
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from llama_recipes.data.tokenize import IGNORE, Document
+
+_REPORT = "report.json"
+
+
+class TokenStore:
+    """Read-only documents of one split.
+
+    lengths, supervised: tokens and trained tokens of each document, [documents] int64.
+    report: what preparing the data counted.
+    """
+
+    def __init__(
+        self,
+        ids: NDArray[np.int32],
+        labels: NDArray[np.int32],
+        offsets: NDArray[np.int64],
+        supervised: NDArray[np.int64],
+        report: Mapping[str, Any],
+    ) -> None:
+        self._ids, self._labels = ids, labels
+        self._starts, self.lengths = offsets[:-1], np.diff(offsets)
+        self.supervised = supervised
+        self.report = report
+
+    def __len__(self) -> int:
+        return len(self.lengths)
+
+    def document(self, index: int) -> Document:
+        start = self._starts[index]
+        part = slice(start, start + self.lengths[index])
+        return Document(self._ids[part], self._labels[part])
+
+    def subset(self, indices: NDArray[np.int64]) -> TokenStore:
+        """The same documents seen through `indices`; nothing is copied but their borders."""
+        view = TokenStore.__new__(TokenStore)
+        view._ids, view._labels = self._ids, self._labels
+        view._starts, view.lengths = self._starts[indices], self.lengths[indices]
+        view.supervised = self.supervised[indices]
+        view.report = self.report
+        return view
+
+    @property
+    def highest_id(self) -> int:
+        return int(self.report["highest_id"])
+
+
+def open_store(folder: Path) -> TokenStore:
+    """Map the arrays of a folder that `write_store` published."""
+    report = json.loads((folder / _REPORT).read_text(encoding="utf-8"))
+    return TokenStore(
+        _map(folder / "input_ids.bin", np.dtype("<i4")),
+        _map(folder / "labels.bin", np.dtype("<i4")),
+        _map(folder / "offsets.bin", np.dtype("<i8")),
+        _map(folder / "supervised.bin", np.dtype("<i8")),
+        report,
+    )
+
+
+def write_store(
+    folder: Path, documents: Iterable[Document], report: Mapping[str, Any]
+) -> TokenStore:
+    """Stream documents into a new store at `folder`.
+
+    `report` is read after the last document, so that the producer can count while it yields.
+    """
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    draft = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
+    try:
+        highest = _write_arrays(draft, documents)
+        (draft / _REPORT).write_text(
+            json.dumps({**report, "highest_id": highest}, indent=2), encoding="utf-8"
+        )
+        try:
+            draft.rename(folder)
+        except OSError:
+            # Another process published the same store first; the contents are equal by their key.
+            if not folder.is_dir():
+                raise
+    finally:
+        shutil.rmtree(draft, ignore_errors=True)
+    return open_store(folder)
+
+
+def _write_arrays(folder: Path, documents: Iterable[Document]) -> int:
+    """Write the four arrays; return the highest token id, −1 where there is none."""
+    highest, end = -1, 0
+    with (
+        (folder / "input_ids.bin").open("wb") as ids,
+        (folder / "labels.bin").open("wb") as labels,
+        (folder / "offsets.bin").open("wb") as offsets,
+        (folder / "supervised.bin").open("wb") as supervised,
+    ):
+        offsets.write(np.int64(0).tobytes())
+        for document in documents:
+            ids.write(document.input_ids.astype("<i4").tobytes())
+            labels.write(document.labels.astype("<i4").tobytes())
+            end += len(document.input_ids)
+            offsets.write(np.int64(end).tobytes())
+            supervised.write(np.int64(document.supervised).tobytes())
+            trained = document.labels[document.labels != IGNORE]
+            highest = max(
+                highest, int(document.input_ids.max()), int(trained.max(initial=-1))
+            )
+    return highest
+
+
+def _map(path: Path, dtype: np.dtype[Any]) -> NDArray[Any]:
+    if path.stat().st_size == 0:  # an empty file cannot be mapped
+        return np.empty(0, dtype)
+    return np.memmap(path, dtype=dtype, mode="r")
