@@ -1,0 +1,178 @@
+"""Functions of the Python standard library and the first line of what their docstrings say.
+
+Real pairs that every machine has: the code of a function without its docstring, and the sentence
+that its author wrote for it.
+"""
+
+from __future__ import annotations
+
+import ast
+import functools
+import hashlib
+import sys
+import sysconfig
+import textwrap
+import tokenize
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from llama_recipes.data.example import Chat, Example, Message, PromptAnswer, Source, Split
+from llama_recipes.data.sources import fingerprint
+from llama_recipes.errors import DataError
+
+if TYPE_CHECKING:
+    from llama_recipes.data.tokenizer import Tokenizer
+
+_VALIDATION_SHARE = 0.1
+_LINE_CHARACTERS = range(10, 101)
+_LINE_WORDS = 3
+_CODE_CHARACTERS = 1200
+_STATEMENTS = 2
+# Tests and their data, and what is not there on every system.
+_LEFT_OUT = {
+    "__pycache__",
+    "dist-packages",
+    "ensurepip",
+    "idlelib",
+    "lib2to3",
+    "site-packages",
+    "test",
+    "tests",
+    "turtledemo",
+}
+
+FunctionNode = ast.FunctionDef | ast.AsyncFunctionDef
+
+
+@dataclass(frozen=True, slots=True)
+class Pair:
+    """`module` is the top-level module or package, as `import` names it."""
+
+    module: str
+    code: str
+    summary: str
+
+
+def prompt(code: str) -> str:
+    return (
+        f"Write the first line of the docstring of this Python function.\n\n```python\n{code}\n```"
+    )
+
+
+def open_stdlib_docstrings(split: Split, tokenizer: Tokenizer) -> Source:
+    """Through the chat template where the tokenizer has one, as prompt and answer where not."""
+    root = Path(sysconfig.get_path("stdlib"))
+    files = modules(root)
+    if not files:
+        raise DataError(
+            f"The source of the Python standard library is not in {root}; install it, or use a "
+            "Python that has it (python.org, uv, pyenv, conda and most systems' own do)."
+        )
+    chat = tokenizer.chat_template is not None
+    return Source(
+        name="stdlib_docstrings_dataset",
+        format="chat" if chat else "prompt_completion",
+        examples=lambda: _examples(root, split, chat=chat),
+        fingerprint=fingerprint.combined(
+            "stdlib_docstrings", split, str(chat), *map(fingerprint.of_file, files)
+        ),
+        description=f"docstrings of Python {sys.version.split()[0]}'s own library, for {split}",
+    )
+
+
+def modules(root: Path) -> list[Path]:
+    """The source files under `root` that are read, always in the same order."""
+    return sorted(
+        file
+        for file in root.rglob("*.py")
+        if not any(
+            part in _LEFT_OUT or part.startswith("config-") for part in file.relative_to(root).parts
+        )
+    )
+
+
+@functools.lru_cache(maxsize=1)
+def pairs(root: Path) -> tuple[Pair, ...]:
+    """All pairs under `root` (about 2,500, 2 MiB), no code twice; kept, for both parts need all."""
+    found: dict[str, Pair] = {}
+    for file in modules(root):
+        module = file.relative_to(root).parts[0].removesuffix(".py")
+        for code, summary in _pairs_of_file(file):
+            found.setdefault(code, Pair(module, code, summary))
+    return tuple(found.values())
+
+
+def validation_modules(everything: tuple[Pair, ...]) -> frozenset[str]:
+    """Whole modules for validation, in the order of a hash, until they make up a tenth."""
+    sizes = Counter(pair.module for pair in everything)
+    chosen: set[str] = set()
+    held_out = 0
+    for module in sorted(sizes, key=lambda name: hashlib.blake2b(name.encode()).digest()):
+        if held_out >= _VALIDATION_SHARE * len(everything):
+            break
+        chosen.add(module)
+        held_out += sizes[module]
+    return frozenset(chosen)
+
+
+def _examples(root: Path, split: Split, *, chat: bool) -> Iterator[Example]:
+    everything = pairs(root)
+    held_out = validation_modules(everything)
+    for pair in everything:
+        if (pair.module in held_out) != (split == "validation"):
+            continue
+        asked = prompt(pair.code)
+        if chat:
+            yield Chat((Message("user", asked), Message("assistant", pair.summary)))
+        else:
+            yield PromptAnswer(asked + "\n", pair.summary)
+
+
+def _pairs_of_file(file: Path) -> Iterator[tuple[str, str]]:
+    """Code and summary of each function worth learning; a file that is no Python has none."""
+    try:
+        with tokenize.open(file) as handle:
+            source = handle.read()
+        tree = ast.parse(source)
+    except (SyntaxError, ValueError):  # templates and test data of some distributions
+        return
+    lines = source.split("\n")  # as ast counts them; splitlines() knows more line ends
+    for function in _functions(tree):
+        summary = _summary(function)
+        code = _code(function, lines) if summary else ""
+        if code and len(code) <= _CODE_CHARACTERS:
+            yield code, summary
+
+
+def _functions(tree: ast.AST) -> Iterator[FunctionNode]:
+    """Functions and methods at any depth of classes and blocks, but none inside another."""
+    for node in ast.iter_child_nodes(tree):
+        if isinstance(node, FunctionNode):
+            yield node
+        elif isinstance(node, ast.stmt | ast.ExceptHandler):
+            yield from _functions(node)
+
+
+def _summary(function: FunctionNode) -> str:
+    """The first line of the docstring where it is a whole sentence, else ""."""
+    line = (ast.get_docstring(function) or "").partition("\n")[0].strip()
+    whole = line[:1].isupper() and line.endswith(".") and len(line.split()) >= _LINE_WORDS
+    return line if whole and len(line) in _LINE_CHARACTERS else ""
+
+
+def _code(function: FunctionNode, lines: list[str]) -> str:
+    """The source without the docstring; "" where too little is left to say what it does."""
+    docstring, *body = function.body
+    statements = sum(isinstance(node, ast.stmt) for part in body for node in ast.walk(part))
+    if statements < _STATEMENTS:
+        return ""
+    first = min([function.lineno, *(decorator.lineno for decorator in function.decorator_list)])
+    end_of_docstring = docstring.end_lineno or docstring.lineno
+    if lines[docstring.lineno - 1][: docstring.col_offset].strip():
+        return ""  # `def f(): "..."` on one line
+    before = lines[first - 1 : docstring.lineno - 1]
+    after = "\n".join(lines[end_of_docstring : function.end_lineno]).lstrip("\n")
+    return textwrap.dedent("\n".join([*before, after])).rstrip()
