@@ -1,0 +1,181 @@
+"""Text to token ids and back: a thin layer over transformers' fast tokenizers.
+
+Only `data/tokenizer*.py` imports transformers or tokenizers, inside functions: importing them
+takes seconds.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from llama_recipes.errors import CheckpointError, DataError
+
+if TYPE_CHECKING:
+    from llama_recipes.data.example import Message
+
+END_OF_TURN = (
+    "<|eot_id|>",
+    "<|eom_id|>",
+    "<|im_end|>",
+    "<|end_of_turn|>",
+    "<end_of_turn>",
+    "<|end|>",
+    "<|end_of_text|>",
+    "<|endoftext|>",
+)
+"""Special tokens after which an answer is over, where a vocabulary has them."""
+
+_TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "vocab.json")
+
+
+class Tokenizer:
+    """A fast tokenizer that adds nothing of its own: who wants BOS or EOS puts them there.
+
+    hf: the transformers tokenizer underneath.
+    size: highest id + 1, added tokens included.
+    pad_id: the tokenizer's own padding token, else EOS, else 0; padding is never trained.
+    stop_ids: EOS and the end-of-turn tokens; generation ends at any of them.
+    special_ids: ids of control tokens, which are not text.
+    fingerprint: changes whenever any text could get other ids, or any chat another text.
+    """
+
+    def __init__(self, hf: Any) -> None:
+        self.hf = hf
+        self._backend = hf.backend_tokenizer
+        # Left on by some published files, they would cut and fill what is encoded here.
+        self._backend.no_truncation()
+        self._backend.no_padding()
+        added = self._backend.get_added_tokens_decoder()
+        vocabulary = self._backend.get_vocab(with_added_tokens=True)
+        self.size: int = max(vocabulary.values()) + 1
+        self.bos_id: int | None = hf.bos_token_id
+        self.eos_id: int | None = hf.eos_token_id
+        self.pad_id: int = next(
+            (id_ for id_ in (hf.pad_token_id, self.eos_id) if id_ is not None), 0
+        )
+        self.special_ids: frozenset[int] = frozenset(hf.all_special_ids) | {
+            id_ for id_, token in added.items() if token.special
+        }
+        ends = [vocabulary[text] for text in END_OF_TURN if text in vocabulary]
+        stops = [self.eos_id, *(id_ for id_ in ends if id_ in self.special_ids)]
+        self.stop_ids: tuple[int, ...] = tuple(
+            dict.fromkeys(id_ for id_ in stops if id_ is not None)
+        )
+        self.chat_template: str | None = _default_template(hf.chat_template)
+        self.fingerprint: str = self._fingerprint()
+
+    def encode_batch(self, texts: list[str]) -> list[list[int]]:
+        """The ids of each text, without BOS or EOS, on all cores."""
+        encodings = self._backend.encode_batch_fast(texts, add_special_tokens=False)
+        return [encoding.ids for encoding in encodings]
+
+    def decode(self, ids: Sequence[int], skip_special: bool = False) -> str:
+        text: str = self._backend.decode(list(ids), skip_special_tokens=skip_special)
+        return text
+
+    def render_chat(self, messages: Sequence[Message], add_generation_prompt: bool) -> str:
+        """The conversation as the model's own template writes it.
+
+        Raises DataError where there is no template, or where it refuses the conversation.
+        """
+        from jinja2 import TemplateError
+
+        if self.chat_template is None:
+            raise DataError(
+                "The tokenizer has no chat template, so chat messages cannot be written for this"
+                " model. Use an instruct model, or data in another format, such as"
+                " prompt/completion."
+            )
+        conversation = [{"role": m.role, "content": m.content} for m in messages]
+        try:
+            text: str = self.hf.apply_chat_template(
+                conversation,
+                chat_template=self.chat_template,
+                tokenize=False,
+                add_generation_prompt=add_generation_prompt,
+            )
+        except (TemplateError, TypeError, ValueError) as error:
+            roles = ", ".join(message.role for message in messages)
+            raise DataError(
+                f"The model's chat template refuses this conversation ({roles}): {error}."
+                " Mend the conversation, or give data that fits the template."
+            ) from error
+        return text
+
+    def save(self, folder: Path) -> None:
+        """Write the files that transformers loads a tokenizer from."""
+        self.hf.save_pretrained(str(folder))
+
+    def _fingerprint(self) -> str:
+        parts = [
+            self._backend.to_str(),
+            self.chat_template,
+            self.bos_id,
+            self.eos_id,
+            self.pad_id,
+            self.stop_ids,
+            sorted(self.special_ids),
+        ]
+        return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
+
+
+def load_tokenizer(path: Path) -> Tokenizer:
+    """The tokenizer of a Hugging Face folder or inside a GGUF file.
+
+    Never downloads and never runs code from the folder. Raises CheckpointError.
+    """
+    if path.suffix == ".gguf":
+        from llama_recipes.data.tokenizer_gguf import gguf_tokenizer
+
+        return Tokenizer(gguf_tokenizer(path))
+    return Tokenizer(_from_folder(path))
+
+
+def _from_folder(folder: Path) -> Any:
+    if not any((folder / name).exists() for name in _TOKENIZER_FILES):
+        raise CheckpointError(
+            f"{folder} holds no tokenizer ({', '.join(_TOKENIZER_FILES)}: none is there)."
+            " Fetch the tokenizer's files from where the model comes from, or name another folder"
+            " with --tokenizer_name."
+        )
+    _refuse_code(folder)
+    from transformers import AutoTokenizer
+
+    try:
+        hf = AutoTokenizer.from_pretrained(
+            str(folder), use_fast=True, trust_remote_code=False, local_files_only=True
+        )
+    except Exception as error:  # tokenizers raises bare Exceptions for a file it cannot read
+        reason = str(error).strip().partition("\n")[0] or type(error).__name__
+        raise CheckpointError(
+            f"The tokenizer in {folder} cannot be read: {reason}. Fetch its files again, or name"
+            " another folder with --tokenizer_name."
+        ) from error
+    if not hf.is_fast:
+        raise CheckpointError(
+            f"The tokenizer in {folder} ({type(hf).__name__}) has no fast form, which is needed"
+            " here. Give one with a tokenizer.json."
+        )
+    return hf
+
+
+def _refuse_code(folder: Path) -> None:
+    path = folder / "tokenizer_config.json"
+    try:
+        settings = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+    except ValueError as error:
+        raise CheckpointError(f"{path} is not valid JSON ({error}). Fetch it again.") from error
+    if isinstance(settings, dict) and "auto_map" in settings:
+        raise CheckpointError(
+            f"{path} asks to run code of its own (auto_map), which is never done."
+            " Give a tokenizer without it."
+        )
+
+
+def _default_template(template: Any) -> str | None:
+    """Some tokenizers carry several templates by name."""
+    return template.get("default") if isinstance(template, dict) else template

@@ -1,0 +1,238 @@
+"""A Llama in a GGUF file, seen as a Hugging Face checkpoint: its configuration, keys and rows.
+
+The tokenizer inside the same file is `data.tokenizer`'s business.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from gguf import GGMLQuantizationType
+from gguf.quants import dequantize
+from torch import Tensor
+
+from llama_recipes.errors import CheckpointError
+from llama_recipes.gguf_metadata import GgufHeader, GgufTensor
+from llama_recipes.model.config import LlamaConfig, RopeConfig
+from llama_recipes.model.rope import inverse_frequencies
+
+TENSOR_TYPES = ("F32", "F16", "BF16", "Q8_0", "Q4_0", "Q4_1", "Q4_K", "Q6_K")
+
+_ROPE_FACTORS = "rope_freqs.weight"
+_MODEL_KEYS = {"token_embd": "model.embed_tokens", "output_norm": "model.norm", "output": "lm_head"}
+_LAYER_KEYS = {
+    "attn_norm": "input_layernorm",
+    "attn_q": "self_attn.q_proj",
+    "attn_k": "self_attn.k_proj",
+    "attn_v": "self_attn.v_proj",
+    "attn_output": "self_attn.o_proj",
+    "ffn_norm": "post_attention_layernorm",
+    "ffn_gate": "mlp.gate_proj",
+    "ffn_up": "mlp.up_proj",
+    "ffn_down": "mlp.down_proj",
+}
+_SETTINGS = {
+    "hidden_size": "embedding_length",
+    "intermediate_size": "feed_forward_length",
+    "num_hidden_layers": "block_count",
+    "num_attention_heads": "attention.head_count",
+    "rms_norm_eps": "attention.layer_norm_rms_epsilon",
+    "max_position_embeddings": "context_length",
+}
+_UNSUPPORTED_UNLESS_ZERO = (
+    "expert_count",
+    "attention.sliding_window",
+    "attention.scale",
+    "logit_scale",
+    "embedding_scale",
+    "residual_scale",
+)
+
+
+class GgufTensors:
+    """The weights under their Hugging Face keys; a tensor without one keeps its GGUF name."""
+
+    def __init__(self, header: GgufHeader, *, head_dim: int) -> None:
+        self._path = header.path
+        self._head_dim = head_dim
+        self._tensors = {
+            _checkpoint_key(name): tensor
+            for name, tensor in header.tensors.items()
+            if name != _ROPE_FACTORS
+        }
+        self.shapes = {key: tensor.shape for key, tensor in self._tensors.items()}
+
+    def read(self, key: str, start: int = 0, stop: int | None = None) -> Tensor:
+        """Rows `start` to `stop` of a tensor, dequantised, float32."""
+        tensor = self._tensors[key]
+        stop = tensor.shape[0] if stop is None else min(stop, tensor.shape[0])
+        if not re.search(r"\.self_attn\.[qk]_proj\.", key):
+            return _read_rows(self._path, tensor, start, stop)
+        # GGUF keeps the two rows that rotate together side by side, Hugging Face half a head apart.
+        size = self._head_dim
+        first, last = start // size * size, -(-stop // size) * size
+        rows = _read_rows(self._path, tensor, first, last)
+        pairs = rows.reshape(-1, size // 2, 2, *rows.shape[1:])
+        return pairs.transpose(1, 2).reshape(rows.shape)[start - first : stop - first]
+
+
+def _checkpoint_key(name: str) -> str:
+    stem, _, suffix = name.rpartition(".")
+    if stem in _MODEL_KEYS:
+        return f"{_MODEL_KEYS[stem]}.{suffix}"
+    layer = re.fullmatch(r"blk\.(\d+)\.(\w+)", stem)
+    if layer and layer[2] in _LAYER_KEYS:
+        return f"model.layers.{layer[1]}.{_LAYER_KEYS[layer[2]]}.{suffix}"
+    return name
+
+
+def _read_rows(path: Path, tensor: GgufTensor, start: int, stop: int) -> Tensor:
+    """Read from the file, not through a map: mapped pages would count as this process's memory."""
+    if len(tensor.shape) == 1:
+        return _read_rows(path, replace(tensor, shape=(1, *tensor.shape)), 0, 1)[0, start:stop]
+    row_bytes = tensor.size // tensor.shape[0]
+    with path.open("rb") as file:
+        file.seek(tensor.offset + start * row_bytes)
+        raw = np.fromfile(file, dtype=np.uint8, count=(stop - start) * row_bytes)
+    rows = dequantize(raw.reshape(stop - start, row_bytes), GGMLQuantizationType[tensor.type])
+    return torch.from_numpy(rows)
+
+
+def llama_config(header: GgufHeader) -> LlamaConfig:
+    """The model's configuration. Raises CheckpointError with everything that is unsupported."""
+    architecture = header.metadata.get("general.architecture")
+    if architecture != "llama":
+        raise CheckpointError(
+            f"{header.path} holds a model of the architecture {architecture!r};"
+            " the GGUF architectures known here are: llama. Give a model of one of these."
+        )
+    settings = {
+        key.removeprefix("llama."): _one_for_all_layers(value)
+        for key, value in header.metadata.items()
+        if key.startswith("llama.")
+    }
+    problems = [*_setting_problems(settings), *_tensor_problems(header)]
+    if problems:
+        raise CheckpointError(*(f"{header.path}: {problem}" for problem in problems))
+    raw = {name: settings[key] for name, key in _SETTINGS.items()}
+    head_dim = _head_dim(settings)
+    return LlamaConfig.from_hf(
+        {
+            **raw,
+            "model_type": "llama",
+            "vocab_size": header.tensors["token_embd.weight"].shape[0],
+            "num_key_value_heads": settings.get("attention.head_count_kv"),
+            "head_dim": head_dim,
+            # float32 in the file: 1e-5 would come back as 9.99999974e-06.
+            "rms_norm_eps": float(str(np.float32(raw["rms_norm_eps"]))),
+            "tie_word_embeddings": "output.weight" not in header.tensors,
+            "attention_bias": "blk.0.attn_q.bias" in header.tensors,
+            "mlp_bias": "blk.0.ffn_gate.bias" in header.tensors,
+            "rope_theta": _theta(settings),
+            "rope_scaling": _rope_scaling(header, settings, head_dim),
+            "bos_token_id": header.metadata.get("tokenizer.ggml.bos_token_id"),
+            "eos_token_id": header.metadata.get("tokenizer.ggml.eos_token_id"),
+        }
+    )
+
+
+def _one_for_all_layers(value: Any) -> Any:
+    """Some writers repeat a setting for every layer."""
+    return value[0] if isinstance(value, list) and len(set(value)) == 1 else value
+
+
+def _setting_problems(settings: Mapping[str, Any]) -> list[str]:
+    problems = []
+    bad = [key for key in _SETTINGS.values() if not _is_positive_number(settings.get(key))]
+    if bad:
+        problems.append(
+            "the metadata holds no positive number for "
+            + ", ".join(f"llama.{key}" for key in bad)
+            + ". Convert the model again with a current converter."
+        )
+    given = [f"{key} = {settings[key]}" for key in _UNSUPPORTED_UNLESS_ZERO if settings.get(key)]
+    if given:
+        problems.append(f"llama.{', llama.'.join(given)} is not supported. Give a plain Llama.")
+    scaling = settings.get("rope.scaling.type", "none")
+    if scaling not in ("none", "linear"):
+        problems.append(f"rope scaling {scaling!r} is not supported; known: none, linear, llama3.")
+    if not bad:
+        head_dim = _head_dim(settings)
+        odd = {
+            key: settings[key]
+            for key in ("rope.dimension_count", "attention.value_length")
+            if settings.get(key, head_dim) != head_dim
+        }
+        if odd:
+            problems.append(
+                f"the heads are {head_dim} wide, but "
+                + ", ".join(f"llama.{key} = {value}" for key, value in odd.items())
+                + "; only heads that rotate whole are supported."
+            )
+    return problems
+
+
+def _is_positive_number(value: object) -> bool:
+    return isinstance(value, int | float) and value > 0
+
+
+def _tensor_problems(header: GgufHeader) -> list[str]:
+    problems = []
+    unknown = sorted({tensor.type for tensor in header.tensors.values()} - set(TENSOR_TYPES))
+    if unknown:
+        problems.append(
+            f"tensors are of the type {', '.join(unknown)}; known types: {', '.join(TENSOR_TYPES)}."
+            " Give the model in one of these."
+        )
+    if "token_embd.weight" not in header.tensors:
+        problems.append("there is no token_embd.weight. Give a file with a whole model.")
+    parts = header.metadata.get("split.count", 0)
+    if parts > 1:
+        problems.append(
+            f"this is one of {parts} parts. Join them first: llama-gguf-split --merge FIRST OUT."
+        )
+    return problems
+
+
+def _head_dim(settings: Mapping[str, Any]) -> int:
+    default = settings["embedding_length"] // settings["attention.head_count"]
+    return int(settings.get("attention.key_length", default))
+
+
+def _theta(settings: Mapping[str, Any]) -> float:
+    return float(settings.get("rope.freq_base", 10_000.0))
+
+
+def _rope_scaling(
+    header: GgufHeader, settings: Mapping[str, Any], head_dim: int
+) -> dict[str, Any] | None:
+    """GGUF keeps Llama 3's scaling only as the factor of each rotating pair, not its parameters."""
+    if settings.get("rope.scaling.type") == "linear":
+        return {"rope_type": "linear", "factor": settings["rope.scaling.factor"]}
+    if _ROPE_FACTORS not in header.tensors:
+        return None
+    tensor = header.tensors[_ROPE_FACTORS]
+    factors = _read_rows(header.path, tensor, 0, tensor.shape[0])
+    scaling = {
+        "rope_type": "llama3",
+        "factor": float(factors.max()),
+        "low_freq_factor": 1.0,
+        "high_freq_factor": 4.0,
+        "original_max_position_embeddings": 8192,
+    }
+    cpu = torch.device("cpu")
+    plain = inverse_frequencies(RopeConfig(theta=_theta(settings)), head_dim, cpu)
+    scaled = inverse_frequencies(RopeConfig(_theta(settings), scaling), head_dim, cpu)
+    if factors.shape != plain.shape or not torch.allclose(factors, plain / scaled, rtol=1e-4):
+        raise CheckpointError(
+            f"{header.path}: the rope factors in {_ROPE_FACTORS} are not those of Llama 3's scaling"
+            " (low 1, high 4, original context 8192), the only one recognised in a GGUF file."
+            " Give the model as a Hugging Face folder."
+        )
+    return scaling
