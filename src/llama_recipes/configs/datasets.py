@@ -25,69 +25,74 @@ class SamsumDataset(Section):
     """Dialogues and their summaries, with --dataset samsum_dataset."""
 
     data_path: str = Field(
-        "PATH/to/samsum",
+        default="PATH/to/samsum",
         description="Folder that holds <split>.jsonl, .json or .csv with the columns dialogue and "
         "summary, or a hub id",
     )
-    train_split: str = Field("train", description="Name of the training part")
-    test_split: str = Field("validation", description="Name of the validation part")
-    on_bad_row: OnBadRow = Field("error", description=_ON_BAD_ROW)
+    train_split: str = Field(default="train", description="Name of the training part")
+    test_split: str = Field(default="validation", description="Name of the validation part")
+    on_bad_row: OnBadRow = Field(default="error", description=_ON_BAD_ROW)
 
 
 class GrammarDataset(Section):
     """Sentences and their corrections, with --dataset grammar_dataset."""
 
     train_split: str = Field(
-        "PATH/to/gtrain_10k.csv", description="CSV file for training, columns input and target"
+        default="PATH/to/gtrain_10k.csv",
+        description="CSV file for training, columns input and target",
     )
     test_split: str = Field(
-        "PATH/to/grammar_validation.csv",
+        default="PATH/to/grammar_validation.csv",
         description="CSV file for validation, columns input and target",
     )
-    on_bad_row: OnBadRow = Field("error", description=_ON_BAD_ROW)
+    on_bad_row: OnBadRow = Field(default="error", description=_ON_BAD_ROW)
 
 
 class AlpacaDataset(Section):
     """Instructions in Stanford's form, with --dataset alpaca_dataset."""
 
     data_path: str = Field(
-        "PATH/to/alpaca_data.json",
+        default="PATH/to/alpaca_data.json",
         description="JSON list of objects with instruction, input and output; the first 5% is "
         "for validation",
     )
-    on_bad_row: OnBadRow = Field("error", description=_ON_BAD_ROW)
+    on_bad_row: OnBadRow = Field(default="error", description=_ON_BAD_ROW)
 
 
 class CustomDataset(Section):
     """A data set made by your own Python file, with --dataset custom_dataset."""
 
     file: str = Field(
-        "PATH/to/custom_dataset.py",
+        default="PATH/to/custom_dataset.py",
         description="Python file, or file.py:function; the function is get_custom_dataset where "
         "not named",
     )
-    train_split: str = Field("train", description="Split asked of the function for training")
-    test_split: str = Field("validation", description="Split asked of the function for validation")
-    data_path: str = Field("", description="Path handed to the function, for its own use")
+    train_split: str = Field(
+        default="train", description="Split asked of the function for training"
+    )
+    test_split: str = Field(
+        default="validation", description="Split asked of the function for validation"
+    )
+    data_path: str = Field(default="", description="Path handed to the function, for its own use")
 
 
 class FileDataset(Section):
     """Your own rows, with --dataset file_dataset."""
 
     train_file: str = Field(
-        "PATH/to/train.jsonl",
+        default="PATH/to/train.jsonl",
         description="JSONL, JSON, CSV, Parquet or text file for training, or a hub id",
     )
-    validation_file: str = Field("", description="The same for validation; empty: none")
+    validation_file: str = Field(default="", description="The same for validation; empty: none")
     validation_fraction: float = Field(
-        0.0, ge=0, lt=1, description="Share of train_file kept apart for validation instead"
+        default=0.0, ge=0, lt=1, description="Share of train_file kept apart for validation instead"
     )
     format: Literal["auto", "chat", "sharegpt", "alpaca", "prompt_completion", "text"] = Field(
-        "auto",
+        default="auto",
         description="What a row is: messages (chat), conversations (sharegpt), instruction, input "
         "and output (alpaca), prompt and completion, or text; auto: seen from the rows",
     )
-    on_bad_row: OnBadRow = Field("error", description=_ON_BAD_ROW)
+    on_bad_row: OnBadRow = Field(default="error", description=_ON_BAD_ROW)
 
 
 class StdlibDocstringsDataset(Section):

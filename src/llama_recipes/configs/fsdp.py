@@ -29,32 +29,38 @@ class StateDictType(StrEnum):
 class FsdpConfig(Section):
     """Sharding, with --enable_fsdp; the optimizer and pure_bf16 count on one device too."""
 
-    mixed_precision: bool = Field(True, description="Compute and communicate in bf16")
-    use_fp16: bool = Field(False, description="Compute and communicate in fp16 instead")
+    mixed_precision: bool = Field(default=True, description="Compute and communicate in bf16")
+    use_fp16: bool = Field(default=False, description="Compute and communicate in fp16 instead")
     sharding_strategy: Annotated[ShardingStrategy, Field(strict=False)] = Field(
-        ShardingStrategy.FULL_SHARD,
+        default=ShardingStrategy.FULL_SHARD,
         description="What is sharded: weights, gradients and optimizer state (FULL_SHARD), all but "
         "the weights (SHARD_GRAD_OP), nothing (NO_SHARD), everything within a group of processes "
         "(HYBRID_SHARD)",
     )
-    hsdp: bool = Field(False, description="Shard within groups of processes and replicate between")
+    hsdp: bool = Field(
+        default=False, description="Shard within groups of processes and replicate between"
+    )
     sharding_group_size: int = Field(
-        0, ge=0, description="Processes that share one copy of the model, with hsdp; 0: not given"
+        default=0,
+        ge=0,
+        description="Processes that share one copy of the model, with hsdp; 0: not given",
     )
     replica_group_size: int = Field(
-        0, ge=0, description="Copies of the model, with hsdp; 0: not given"
+        default=0, ge=0, description="Copies of the model, with hsdp; 0: not given"
     )
     checkpoint_type: Annotated[StateDictType, Field(strict=False)] = Field(
-        StateDictType.SHARDED_STATE_DICT,
+        default=StateDictType.SHARDED_STATE_DICT,
         description="Checkpoints in one part a process, or gathered into one",
     )
     fsdp_activation_checkpointing: bool = Field(
-        True, description="Recompute activations in the backward pass to save memory"
+        default=True, description="Recompute activations in the backward pass to save memory"
     )
     fsdp_cpu_offload: bool = Field(
-        False, description="Keep weights and optimizer state in the host's memory"
+        default=False, description="Keep weights and optimizer state in the host's memory"
     )
-    pure_bf16: bool = Field(False, description="Keep trained weights and their state in bf16 too")
+    pure_bf16: bool = Field(
+        default=False, description="Keep trained weights and their state in bf16 too"
+    )
     optimizer: Literal["AdamW", "anyprecision"] = Field(
-        "AdamW", description="AdamW, or AdamW with its moments in bf16 (anyprecision)"
+        default="AdamW", description="AdamW, or AdamW with its moments in bf16 (anyprecision)"
     )

@@ -13,8 +13,9 @@ class QuantizationConfig(Section):
     """4-bit weights, with --quantization 4bit."""
 
     quant_type: Literal["nf4", "fp4"] = Field(
-        "nf4", description="The 16 values a weight can have: normal quantiles or 4-bit floats"
+        default="nf4",
+        description="The 16 values a weight can have: normal quantiles or 4-bit floats",
     )
     use_double_quant: bool = Field(
-        False, description="Quantise the scales as well: about 0.4 bits less a weight"
+        default=False, description="Quantise the scales as well: about 0.4 bits less a weight"
     )

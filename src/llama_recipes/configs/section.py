@@ -26,3 +26,8 @@ class Section(BaseModel):
 def is_given(path: str) -> bool:
     """Whether a path was given: neither empty nor one of the `PATH/to/...` defaults."""
     return bool(path) and not path.startswith(NOT_GIVEN)
+
+
+def flag_of(key: str) -> str:
+    """`train_config.lr` → `--lr`, `lora_config.r` → `--lora_config.r`."""
+    return "--" + key.removeprefix("train_config.")

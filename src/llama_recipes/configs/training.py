@@ -15,155 +15,183 @@ class TrainConfig(Section):
 
     # What is trained
     model_name: str = Field(
-        "PATH/to/Model",
+        default="PATH/to/Model",
         description="Model to fine-tune: a folder with safetensors, a .gguf file, a hub id, or "
         "smollm2-135m-instruct",
     )
     tokenizer_name: str | None = Field(
-        None, description="Folder, .gguf file or hub id of the tokenizer; None: the model's own"
+        default=None,
+        description="Folder, .gguf file or hub id of the tokenizer; None: the model's own",
     )
-    use_peft: bool = Field(False, description="Train a small adapter; the model stays frozen")
+    use_peft: bool = Field(
+        default=False, description="Train a small adapter; the model stays frozen"
+    )
     peft_method: Literal["lora", "llama_adapter", "prefix"] = Field(
-        "lora", description="Kind of adapter, with use_peft"
+        default="lora", description="Kind of adapter, with use_peft"
     )
     from_peft_checkpoint: str = Field(
-        "", description="Folder of an adapter to go on training, with use_peft; empty: a new one"
+        default="",
+        description="Folder of an adapter to go on training, with use_peft; empty: a new one",
     )
     freeze_layers: bool = Field(
-        False, description="Freeze the embedding and the first num_freeze_layers decoder layers"
+        default=False,
+        description="Freeze the embedding and the first num_freeze_layers decoder layers",
     )
     num_freeze_layers: int = Field(
-        1, ge=0, description="Decoder layers to freeze from the bottom, with freeze_layers"
+        default=1, ge=0, description="Decoder layers to freeze from the bottom, with freeze_layers"
     )
     quantization: bool | Literal["8bit", "4bit"] = Field(
-        False, description="Keep the frozen model in 8 bits (True or 8bit) or in 4 bits (4bit)"
+        default=False,
+        description="Keep the frozen model in 8 bits (True or 8bit) or in 4 bits (4bit)",
     )
 
     # The data, and how it is cut
     dataset: DatasetName = Field(
-        "samsum_dataset", description="Data set; its own settings stand in the section of its name"
+        default="samsum_dataset",
+        description="Data set; its own settings stand in the section of its name",
     )
     batching_strategy: Literal["packing", "padding"] = Field(
-        "packing",
+        default="packing",
         description="packing: whole documents side by side in rows of context_length tokens, none "
         "seeing another; padding: rows of similar length, padded to the longest",
     )
     context_length: Annotated[int, LIMITED_BY_MODEL] = Field(
-        4096,
+        default=4096,
         ge=2,
         description="Tokens in a row; where not given, at most the model's own limit",
     )
     truncation: Literal["error", "drop", "end"] = Field(
-        "end",
+        default="end",
         description="A document above context_length tokens is an error, is dropped, or loses its "
         "end; how many is reported",
     )
     train_on_prompt: bool = Field(
-        False, description="Take the loss on the prompt's tokens too, not on the answer's alone"
+        default=False,
+        description="Take the loss on the prompt's tokens too, not on the answer's alone",
     )
     num_workers_dataloader: int = Field(
-        1, ge=0, description="Processes that prepare batches beside the training; 0: none"
+        default=1, ge=0, description="Processes that prepare batches beside the training; 0: none"
     )
 
     # The steps
-    batch_size_training: int = Field(4, ge=1, description="Rows in a micro-batch on one device")
+    batch_size_training: int = Field(
+        default=4, ge=1, description="Rows in a micro-batch on one device"
+    )
     gradient_accumulation_steps: int = Field(
-        1, ge=1, description="Micro-batches in one optimizer step"
+        default=1, ge=1, description="Micro-batches in one optimizer step"
     )
-    num_epochs: int = Field(3, ge=1, description="Passes over the training data")
+    num_epochs: int = Field(default=3, ge=1, description="Passes over the training data")
     max_train_step: int = Field(
-        0, ge=0, description="Optimizer steps after which training stops; 0: no limit"
+        default=0, ge=0, description="Optimizer steps after which training stops; 0: no limit"
     )
-    lr: float = Field(1e-4, gt=0, description="Learning rate at its highest")
+    lr: float = Field(default=1e-4, gt=0, description="Learning rate at its highest")
     lr_scheduler: Literal["gamma", "constant", "linear", "cosine"] = Field(
-        "gamma",
+        default="gamma",
         description="Learning rate over the run: times gamma after every epoch, constant, or "
         "down to 0 in a line or a half cosine",
     )
     gamma: float = Field(
-        0.85,
+        default=0.85,
         gt=0,
         le=1,
         description="Factor on the learning rate after every epoch, with lr_scheduler gamma",
     )
     warmup_steps: int = Field(
-        0, ge=0, description="Optimizer steps over which the learning rate rises from 0 to lr"
+        default=0,
+        ge=0,
+        description="Optimizer steps over which the learning rate rises from 0 to lr",
     )
-    weight_decay: float = Field(0.0, ge=0, description="Decoupled weight decay of AdamW")
-    gradient_clipping: bool = Field(False, description="Limit the norm of the gradient")
+    weight_decay: float = Field(default=0.0, ge=0, description="Decoupled weight decay of AdamW")
+    gradient_clipping: bool = Field(default=False, description="Limit the norm of the gradient")
     gradient_clipping_threshold: float = Field(
-        1.0, gt=0, description="Highest norm of the gradient, with gradient_clipping"
+        default=1.0, gt=0, description="Highest norm of the gradient, with gradient_clipping"
     )
     seed: int = Field(
-        42, ge=0, le=2**32 - 1, description="Seed of every random choice: order, adapter, dropout"
+        default=42,
+        ge=0,
+        le=2**32 - 1,
+        description="Seed of every random choice: order, adapter, dropout",
     )
 
     # Evaluation
-    run_validation: bool = Field(True, description="Evaluate on the validation data")
-    val_batch_size: int = Field(1, ge=1, description="Rows in a batch of the evaluation")
+    run_validation: bool = Field(default=True, description="Evaluate on the validation data")
+    val_batch_size: int = Field(default=1, ge=1, description="Rows in a batch of the evaluation")
     max_eval_step: int = Field(
-        0, ge=0, description="Batches after which an evaluation stops; 0: all of them"
+        default=0, ge=0, description="Batches after which an evaluation stops; 0: all of them"
     )
     eval_every: int = Field(
-        0, ge=0, description="Optimizer steps between evaluations; 0: after every epoch"
+        default=0, ge=0, description="Optimizer steps between evaluations; 0: after every epoch"
     )
     early_stopping_patience: int = Field(
-        0, ge=0, description="Evaluations without a better loss after which training stops; 0: off"
+        default=0,
+        ge=0,
+        description="Evaluations without a better loss after which training stops; 0: off",
     )
 
     # Numbers and devices
     mixed_precision: bool = Field(
-        True,
+        default=True,
         description="Compute in bf16 and keep trained weights and optimizer state in fp32; "
         "False: everything in fp32",
     )
-    use_fp16: bool = Field(False, description="Compute in fp16 with loss scaling")
+    use_fp16: bool = Field(default=False, description="Compute in fp16 with loss scaling")
     use_fast_kernels: bool = Field(
-        False, description="Use the fastest kernels this machine has; results differ by rounding"
+        default=False,
+        description="Use the fastest kernels this machine has; results differ by rounding",
     )
-    one_gpu: bool = Field(False, description="Use one device even where several are visible")
+    one_gpu: bool = Field(
+        default=False, description="Use one device even where several are visible"
+    )
     enable_fsdp: bool = Field(
-        False, description="Shard the model over the processes that torchrun starts"
+        default=False, description="Shard the model over the processes that torchrun starts"
     )
     low_cpu_fsdp: bool = Field(
-        False, description="Read the weights on rank 0 alone and send them on, with enable_fsdp"
+        default=False,
+        description="Read the weights on rank 0 alone and send them on, with enable_fsdp",
     )
 
     # What is kept
     output_dir: str = Field(
-        "PATH/to/save/PEFT/model", description="Folder for everything the run writes"
+        default="PATH/to/save/PEFT/model", description="Folder for everything the run writes"
     )
-    save_model: bool = Field(True, description="Save the adapter or the model")
+    save_model: bool = Field(default=True, description="Save the adapter or the model")
     save_optimizer: bool = Field(
-        False, description="Keep the optimizer's state with the final result too"
+        default=False, description="Keep the optimizer's state with the final result too"
     )
     checkpoint_every: int = Field(
-        0, ge=0, description="Optimizer steps between checkpoints; 0: after every epoch"
+        default=0, ge=0, description="Optimizer steps between checkpoints; 0: after every epoch"
     )
-    keep_checkpoints: int = Field(2, ge=1, description="Newest checkpoints to keep")
+    keep_checkpoints: int = Field(default=2, ge=1, description="Newest checkpoints to keep")
     resume: str = Field(
-        "", description="Checkpoint to go on from, or auto for the newest one; empty: start anew"
+        default="",
+        description="Checkpoint to go on from, or auto for the newest one; empty: start anew",
     )
     dist_checkpoint_root_folder: str = Field(
-        "PATH/to/save/FSDP/model", description="Folder for sharded checkpoints, with enable_fsdp"
+        default="PATH/to/save/FSDP/model",
+        description="Folder for sharded checkpoints, with enable_fsdp",
     )
     dist_checkpoint_folder: str = Field(
-        "fine-tuned", description="Begin of the sharded checkpoints' own folder, with enable_fsdp"
+        default="fine-tuned",
+        description="Begin of the sharded checkpoints' own folder, with enable_fsdp",
     )
 
     # What is watched
-    use_wandb: bool = Field(False, description="Track the run with Weights & Biases")
-    use_tensorboard: bool = Field(False, description="Track the run with TensorBoard")
+    use_wandb: bool = Field(default=False, description="Track the run with Weights & Biases")
+    use_tensorboard: bool = Field(default=False, description="Track the run with TensorBoard")
     save_metrics: bool = Field(
-        False, description="Write loss and perplexity of every step and epoch to one JSON file"
+        default=False,
+        description="Write loss and perplexity of every step and epoch to one JSON file",
     )
     flop_counter: bool = Field(
-        False, description="Count the floating-point operations of one optimizer step"
+        default=False, description="Count the floating-point operations of one optimizer step"
     )
     flop_counter_start: int = Field(
-        3, ge=0, description="Optimizer steps before the counted one, with flop_counter"
+        default=3, ge=0, description="Optimizer steps before the counted one, with flop_counter"
     )
-    use_profiler: bool = Field(False, description="Record a trace with the PyTorch profiler")
+    use_profiler: bool = Field(
+        default=False, description="Record a trace with the PyTorch profiler"
+    )
     profiler_dir: str = Field(
-        "PATH/to/save/profiler/results", description="Folder for the trace, with use_profiler"
+        default="PATH/to/save/profiler/results",
+        description="Folder for the trace, with use_profiler",
     )

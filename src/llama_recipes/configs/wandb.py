@@ -12,12 +12,14 @@ from llama_recipes.configs.section import Section
 class WandbConfig(Section):
     """Handed to wandb.init, with --use_wandb."""
 
-    project: str = Field("llama_recipes", description="Project the run belongs to")
-    entity: str | None = Field(None, description="User or team; None: the default of the login")
-    job_type: str | None = Field(None, description="Kind of run, to filter by")
-    tags: list[str] | None = Field(None, description="Labels of the run")
-    group: str | None = Field(None, description="Group of runs that belong together")
-    notes: str | None = Field(None, description="Remark on the run")
+    project: str = Field(default="llama_recipes", description="Project the run belongs to")
+    entity: str | None = Field(
+        default=None, description="User or team; None: the default of the login"
+    )
+    job_type: str | None = Field(default=None, description="Kind of run, to filter by")
+    tags: list[str] | None = Field(default=None, description="Labels of the run")
+    group: str | None = Field(default=None, description="Group of runs that belong together")
+    notes: str | None = Field(default=None, description="Remark on the run")
     mode: Literal["online", "offline", "disabled"] | None = Field(
-        None, description="Whether it is uploaded; None: what wandb itself is set to"
+        default=None, description="Whether it is uploaded; None: what wandb itself is set to"
     )

@@ -1,0 +1,132 @@
+"""Settings as YAML: a file in, the resolved run out. What is printed reads back as the same run."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from llama_recipes.configs.run import RunConfig
+from llama_recipes.configs.settings import BY_BARE_NAME, SECTIONS, SETTINGS, did_you_mean
+
+# YAML 1.1 takes 1e-4 for a text; everybody who writes it means the number.
+_FLOAT = re.compile(r"[-+]?(?:[0-9]+\.?[0-9]*|\.[0-9]+)[eE][-+]?[0-9]+$")
+
+
+class _Loader(yaml.SafeLoader):
+    """Finds a key that stands twice, which YAML forbids and PyYAML ignores."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        seen: set[str] = set()
+        for key, _ in node.value:
+            if str(key.value) in seen:
+                raise yaml.MarkedYAMLError(
+                    problem=f"the key {key.value!r} stands twice", problem_mark=key.start_mark
+                )
+            seen.add(str(key.value))
+        return super().construct_mapping(node, deep)
+
+
+class _Dumper(yaml.SafeDumper):
+    """Quotes a text that `_Loader` would take for a number; writes a list on one line."""
+
+
+def _represent_list(dumper: _Dumper, data: list[Any]) -> yaml.Node:
+    return dumper.represent_sequence("tag:yaml.org,2002:seq", data, flow_style=True)
+
+
+_Dumper.add_representer(list, _represent_list)
+
+for _class in (_Loader, _Dumper):
+    _class.add_implicit_resolver("tag:yaml.org,2002:float", _FLOAT, list("-+.0123456789"))
+
+
+def load(path: Path, problems: list[str]) -> dict[str, object]:
+    """The settings in a file, by `section.name`, unchecked; what is wrong is added to `problems`.
+
+    A value equal to the default is left out, so that a printed configuration, which holds every
+    setting, does not count as giving every setting (see `RunConfig.was_set`).
+    """
+    found: dict[str, object] = {}
+    for section, fields in _sections(path, problems):
+        names = SECTIONS[section].model_fields
+        for name, value in fields.items():
+            if name not in names:
+                near = did_you_mean(str(name), names)
+                problems.append(f"{path}: {section} has no setting {name!r}.{near}")
+            elif _says_something(f"{section}.{name}", value):
+                found[f"{section}.{name}"] = value
+    return found
+
+
+def _sections(path: Path, problems: list[str]) -> list[tuple[str, dict[Any, Any]]]:
+    content = _parsed(path, problems)
+    if not isinstance(content, dict):
+        problems.append(
+            f"{path} is no mapping of sections: it has to look like what --print_config prints."
+        )
+        return []
+    found = []
+    for section, fields in content.items():
+        if section not in SECTIONS:
+            problems.append(f"{path}: {section!r} is no section.{_place_of(str(section))}")
+        elif fields is not None and not isinstance(fields, dict):
+            problems.append(f"{path}: {section} is {fields!r}, but must be a mapping of settings.")
+        else:
+            found.append((section, fields or {}))
+    return found
+
+
+def _parsed(path: Path, problems: list[str]) -> object:
+    try:
+        content = yaml.load(path.read_text(encoding="utf-8-sig"), _Loader)
+        return {} if content is None else content
+    except FileNotFoundError:
+        problems.append(f"--config is {str(path)!r}, and there is no such file.")
+    except (OSError, UnicodeDecodeError) as error:
+        problems.append(f"--config is {str(path)!r}, which cannot be read: {error}.")
+    except yaml.MarkedYAMLError as error:
+        line = f", line {error.problem_mark.line + 1}" if error.problem_mark else ""
+        problems.append(f"{path}{line}: not valid YAML: {error.problem}.")
+    except (yaml.YAMLError, ValueError) as error:
+        problems.append(f"{path}: not valid YAML: {error}.")
+    return {}
+
+
+def _place_of(word: str) -> str:
+    places = BY_BARE_NAME.get(word)
+    if places:
+        return f" {word} stands under {' or '.join(setting.section for setting in places)}."
+    return did_you_mean(word, SECTIONS)
+
+
+def _says_something(key: str, value: object) -> bool:
+    setting = SETTINGS[key]
+    # True equals 1, and still is another type: validation has to see it.
+    is_default = value == setting.default and type(value) is type(setting.default)
+    return setting.limited_by_model or not is_default
+
+
+def to_yaml(config: RunConfig) -> str:
+    """Every setting of the run, one a line, in sections; `--config` reads it back as the same run.
+
+    A setting that was not given and that the model limits is written as a comment, because naming
+    its default there would be asking for it.
+    """
+    return "".join(_section_yaml(config, name) for name in SECTIONS)
+
+
+def _section_yaml(config: RunConfig, section: str) -> str:
+    given: Mapping[str, Any] = config.section(section).model_dump(mode="json")
+    lines = []
+    for name, value in given.items():
+        key = f"{section}.{name}"
+        line = yaml.dump({name: value}, Dumper=_Dumper, allow_unicode=True, width=10**9)
+        if SETTINGS[key].limited_by_model and not config.was_set(key):
+            lines.append(f"  # {line.strip()}  (not given: at most the model's own limit)\n")
+        else:
+            lines.append("".join(f"  {part}\n" for part in line.splitlines()))
+    return f"{section}:\n{''.join(lines)}" if lines else ""

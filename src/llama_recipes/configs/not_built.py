@@ -1,0 +1,59 @@
+"""Settings of the contract whose feature this version does not have yet.
+
+Asking for one is refused, never ignored. Who builds the feature deletes its row.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from llama_recipes.configs.needs import without_effect
+from llama_recipes.configs.section import flag_of
+
+if TYPE_CHECKING:
+    from llama_recipes.configs.run import RunConfig
+
+NOT_BUILT = {
+    "train_config.enable_fsdp": "training on several processes",
+    "train_config.use_fp16": "fp16 with loss scaling",
+    "train_config.quantization": "a quantised model",
+    "train_config.peft_method": "this kind of adapter",
+    "train_config.freeze_layers": "freezing of layers",
+    "train_config.save_optimizer": "saving the optimizer's state",
+    "train_config.use_fast_kernels": "a choice of kernels",
+    "train_config.use_wandb": "Weights & Biases tracking",
+    "train_config.use_tensorboard": "TensorBoard tracking",
+    "train_config.save_metrics": "the file of all losses",
+    "train_config.flop_counter": "FLOP counting",
+    "train_config.use_profiler": "profiling",
+    "train_config.checkpoint_every": "checkpoints during training",
+    "train_config.keep_checkpoints": "checkpoints during training",
+    "train_config.resume": "resuming",
+    "lora_config.bias": "training of biases",
+    "fsdp_config.pure_bf16": "pure bf16 training",
+    "fsdp_config.optimizer": "the anyprecision optimizer",
+}
+"""Setting → what is not there."""
+
+DEFAULT_ASKS_TOO = {"train_config.checkpoint_every", "train_config.keep_checkpoints"}
+"""Settings that ask for their feature with every value, the default included."""
+
+
+def refusals(config: RunConfig) -> list[str]:
+    """One sentence for each setting that asks for what is not built."""
+    return [
+        f"{_spelled(key, config.value(key))}: {feature} is not part of this version yet; "
+        "leave the flag out."
+        for key, feature in NOT_BUILT.items()
+        if _asks(config, key)
+    ]
+
+
+def _asks(config: RunConfig, key: str) -> bool:
+    if not config.was_set(key) or without_effect(config, key):
+        return False
+    return key in DEFAULT_ASKS_TOO or config.value(key) != config.default(key)
+
+
+def _spelled(key: str, value: object) -> str:
+    return flag_of(key) if value is True else f"{flag_of(key)} {value}"

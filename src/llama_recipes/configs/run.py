@@ -1,0 +1,86 @@
+"""All settings of one run."""
+
+from __future__ import annotations
+
+from llama_recipes.configs import needs, rules
+from llama_recipes.configs.datasets import (
+    AlpacaDataset,
+    CustomDataset,
+    FileDataset,
+    GrammarDataset,
+    SamsumDataset,
+    StdlibDocstringsDataset,
+)
+from llama_recipes.configs.fsdp import FsdpConfig
+from llama_recipes.configs.peft import LlamaAdapterConfig, LoraConfig, PrefixConfig
+from llama_recipes.configs.quantization import QuantizationConfig
+from llama_recipes.configs.section import Section
+from llama_recipes.configs.training import TrainConfig
+from llama_recipes.configs.wandb import WandbConfig
+
+
+class RunConfig(Section):
+    """One attribute a section, named as in flags and files.
+
+    Types and ranges hold once it exists; what may stand together is asked with `problems`.
+    """
+
+    train_config: TrainConfig = TrainConfig()
+    lora_config: LoraConfig = LoraConfig()
+    llama_adapter_config: LlamaAdapterConfig = LlamaAdapterConfig()
+    prefix_config: PrefixConfig = PrefixConfig()
+    quantization_config: QuantizationConfig = QuantizationConfig()
+    fsdp_config: FsdpConfig = FsdpConfig()
+    wandb_config: WandbConfig = WandbConfig()
+    samsum_dataset: SamsumDataset = SamsumDataset()
+    grammar_dataset: GrammarDataset = GrammarDataset()
+    alpaca_dataset: AlpacaDataset = AlpacaDataset()
+    custom_dataset: CustomDataset = CustomDataset()
+    file_dataset: FileDataset = FileDataset()
+    stdlib_docstrings_dataset: StdlibDocstringsDataset = StdlibDocstringsDataset()
+
+    @property
+    def dataset(self) -> Section:
+        """The section of the data set that is trained on."""
+        return self.section(self.train_config.dataset)
+
+    def section(self, name: str) -> Section:
+        found = getattr(self, name)
+        assert isinstance(found, Section)
+        return found
+
+    def value(self, key: str) -> object:
+        """The value of a setting named as `train_config.lr`."""
+        section, name = key.split(".")
+        return getattr(self.section(section), name)
+
+    def default(self, key: str) -> object:
+        """The default of a setting named as `train_config.lr`."""
+        section, name = key.split(".")
+        return type(self.section(section)).model_fields[name].default
+
+    def was_set(self, key: str) -> bool:
+        """Whether a setting named as `train_config.lr` was given by a flag, a file or the caller.
+
+        A file that gives the default counts as not giving it, except where the default shrinks to
+        the model's limit (section.LIMITED_BY_MODEL).
+        """
+        section, name = key.split(".")
+        return name in self.section(section).model_fields_set
+
+    def given(self) -> list[str]:
+        """The settings for which `was_set` holds, in the order of their declaration."""
+        return [
+            f"{section}.{name}"
+            for section in type(self).model_fields
+            for name in type(self.section(section)).model_fields
+            if name in self.section(section).model_fields_set
+        ]
+
+    def problems(self) -> list[str]:
+        """Why this run cannot start: every reason, each a sentence with the fix."""
+        return rules.missing(self) + rules.contradictions(self)
+
+    def warnings(self) -> list[str]:
+        """The given settings that have no effect in this run, with the reason."""
+        return needs.warnings(self)
