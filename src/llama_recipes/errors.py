@@ -7,10 +7,14 @@ LlamaRecipesError                 1   (only its children are raised)
 ├── NonFiniteError                5   training stopped to protect the weights
 └── Interrupted                  75   stopped from outside after the work was saved
 
-Anything else that escapes is our bug and ends with 1.
+Anything else that escapes is our bug and ends with 1. `guard` turns all of it into exit codes.
 """
 
 from __future__ import annotations
+
+import sys
+import traceback
+from collections.abc import Callable
 
 
 class LlamaRecipesError(Exception):
@@ -39,5 +43,37 @@ class NonFiniteError(LlamaRecipesError):
     exit_code = 5
 
 
-class Interrupted(LlamaRecipesError):
+class Interrupted(LlamaRecipesError):  # noqa: N818 - work was saved: no failure
     exit_code = 75
+
+
+def guard(body: Callable[[], int], *, debug: bool) -> int:
+    """Run a command's body; returns its exit code, with whatever went wrong said on stderr.
+
+    A user's error is its sentences, with the traceback only where `debug`. Anything unforeseen is
+    our bug and always shows it.
+    """
+    try:
+        return body()
+    except LlamaRecipesError as error:
+        if debug:
+            traceback.print_exc()
+        print(_as_text(error.problems), file=sys.stderr)
+        return error.exit_code
+    except KeyboardInterrupt:
+        print("Interrupted.", file=sys.stderr)
+        return 130
+    except Exception:
+        traceback.print_exc()
+        print(
+            "This is a bug in llama-recipes, not a mistake of yours. Please report it with the "
+            "lines above and the command.",
+            file=sys.stderr,
+        )
+        return 1
+
+
+def _as_text(problems: tuple[str, ...]) -> str:
+    if len(problems) == 1:
+        return f"Error: {problems[0]}"
+    return "\n  - ".join([f"{len(problems)} errors:", *problems])

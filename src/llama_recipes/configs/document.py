@@ -31,27 +31,37 @@ class _Loader(yaml.SafeLoader):
 
 
 class _Dumper(yaml.SafeDumper):
-    """Quotes a text that `_Loader` would take for a number; writes a list on one line."""
+    """Quotes a text that `_Loader` would take for a number; keeps every value on one line."""
 
 
-def _represent_list(dumper: _Dumper, data: list[Any]) -> yaml.Node:
+def _list_on_a_line(dumper: _Dumper, data: list[Any]) -> yaml.Node:
     return dumper.represent_sequence("tag:yaml.org,2002:seq", data, flow_style=True)
 
 
-_Dumper.add_representer(list, _represent_list)
+def _text_on_a_line(dumper: _Dumper, data: str) -> yaml.Node:
+    style = '"' if len(data.splitlines()) > 1 else None
+    return dumper.represent_scalar("tag:yaml.org,2002:str", data, style)
+
+
+_Dumper.add_representer(list, _list_on_a_line)
+_Dumper.add_representer(str, _text_on_a_line)
 
 for _class in (_Loader, _Dumper):
     _class.add_implicit_resolver("tag:yaml.org,2002:float", _FLOAT, list("-+.0123456789"))
 
 
-def load(path: Path, problems: list[str]) -> dict[str, object]:
+def load(path: Path, problems: list[str]) -> dict[str, object] | None:
     """The settings in a file, by `section.name`, unchecked; what is wrong is added to `problems`.
 
-    A value equal to the default is left out, so that a printed configuration, which holds every
-    setting, does not count as giving every setting (see `RunConfig.was_set`).
+    None where the file cannot be read. A value equal to the default is left out, so that a printed
+    configuration, which holds every setting, does not count as giving every setting (see
+    `RunConfig.was_set`).
     """
+    content = _parsed(path, problems)
+    if content is None:
+        return None
     found: dict[str, object] = {}
-    for section, fields in _sections(path, problems):
+    for section, fields in _sections(path, content, problems):
         names = SECTIONS[section].model_fields
         for name, value in fields.items():
             if name not in names:
@@ -62,13 +72,9 @@ def load(path: Path, problems: list[str]) -> dict[str, object]:
     return found
 
 
-def _sections(path: Path, problems: list[str]) -> list[tuple[str, dict[Any, Any]]]:
-    content = _parsed(path, problems)
-    if not isinstance(content, dict):
-        problems.append(
-            f"{path} is no mapping of sections: it has to look like what --print_config prints."
-        )
-        return []
+def _sections(
+    path: Path, content: dict[Any, Any], problems: list[str]
+) -> list[tuple[str, dict[Any, Any]]]:
     found = []
     for section, fields in content.items():
         if section not in SECTIONS:
@@ -80,10 +86,14 @@ def _sections(path: Path, problems: list[str]) -> list[tuple[str, dict[Any, Any]
     return found
 
 
-def _parsed(path: Path, problems: list[str]) -> object:
+def _parsed(path: Path, problems: list[str]) -> dict[Any, Any] | None:
     try:
         content = yaml.load(path.read_text(encoding="utf-8-sig"), _Loader)
-        return {} if content is None else content
+        if content is None or isinstance(content, dict):
+            return content or {}
+        problems.append(
+            f"{path} is no mapping of sections: it has to look like what --print_config prints."
+        )
     except FileNotFoundError:
         problems.append(f"--config is {str(path)!r}, and there is no such file.")
     except (OSError, UnicodeDecodeError) as error:
@@ -93,7 +103,7 @@ def _parsed(path: Path, problems: list[str]) -> object:
         problems.append(f"{path}{line}: not valid YAML: {error.problem}.")
     except (yaml.YAMLError, ValueError) as error:
         problems.append(f"{path}: not valid YAML: {error}.")
-    return {}
+    return None
 
 
 def _place_of(word: str) -> str:
@@ -106,8 +116,8 @@ def _place_of(word: str) -> str:
 def _says_something(key: str, value: object) -> bool:
     setting = SETTINGS[key]
     # True equals 1, and still is another type: validation has to see it.
-    is_default = value == setting.default and type(value) is type(setting.default)
-    return setting.limited_by_model or not is_default
+    same_type = isinstance(value, bool) == isinstance(setting.default, bool)
+    return setting.limited_by_model or value != setting.default or not same_type
 
 
 def to_yaml(config: RunConfig) -> str:
@@ -126,7 +136,6 @@ def _section_yaml(config: RunConfig, section: str) -> str:
         key = f"{section}.{name}"
         line = yaml.dump({name: value}, Dumper=_Dumper, allow_unicode=True, width=10**9)
         if SETTINGS[key].limited_by_model and not config.was_set(key):
-            lines.append(f"  # {line.strip()}  (not given: at most the model's own limit)\n")
-        else:
-            lines.append("".join(f"  {part}\n" for part in line.splitlines()))
+            line = f"# {line.strip()}  (not given: at most the model's own limit)\n"
+        lines.append(f"  {line}")
     return f"{section}:\n{''.join(lines)}" if lines else ""

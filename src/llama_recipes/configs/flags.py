@@ -46,10 +46,11 @@ def parse(argv: Sequence[str], *, prog: str) -> ParsedCommand:
     occurrences = read_argv(argv, prog=prog, problems=problems)
     print_config = _is_on("print_config", occurrences, problems)
     debug = _is_on("debug", occurrences, problems)
-    given = _given_by_file(occurrences, problems) | _given_by_flags(occurrences)
+    by_file = _given_by_file(occurrences, problems)
+    given = (by_file or {}) | _given_by_flags(occurrences)
     config, refused = _validated(given, problems)
     problems += rules.contradictions(config, refused=refused)
-    if not print_config:
+    if by_file is not None and not print_config:
         problems += rules.missing(config, refused=refused)
     if problems:
         raise ConfigError(*dict.fromkeys(problems))
@@ -64,15 +65,20 @@ def _is_on(name: str, occurrences: Sequence[Occurrence], problems: list[str]) ->
     return bool(texts)
 
 
-def _given_by_file(occurrences: Sequence[Occurrence], problems: list[str]) -> dict[str, _Given]:
+def _given_by_file(
+    occurrences: Sequence[Occurrence], problems: list[str]
+) -> dict[str, _Given] | None:
+    """What the file gives, nothing where no file is named; None where it cannot be read."""
     texts = {occurrence.text for occurrence in occurrences if occurrence.name == "config"}
     if not texts:
         return {}
     text = texts.pop()
     if not text or texts:
         problems.append("--config needs one value: the path of a YAML file.")
-        return {}
+        return None
     values = document.load(Path(text), problems)
+    if values is None:
+        return None
     return {key: _Given(value, f"{text}: {key}") for key, value in values.items()}
 
 

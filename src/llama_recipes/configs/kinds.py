@@ -11,9 +11,9 @@ from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
 @dataclass(frozen=True, slots=True)
 class Kind:
-    """`read` raises ValueError for a text that is none of this kind."""
+    """`metavar` stands in --help, `rule` in sentences; `read` raises ValueError for other texts."""
 
-    name: str
+    metavar: str
     rule: str
     read: Callable[[str], object]
     words: tuple[str, ...] = ()
@@ -23,7 +23,7 @@ def kinds(annotation: Any) -> list[Kind]:
     """The kinds of value that a setting can have, in the order in which a text is tried."""
     found = [_kind(member) for member in _members(annotation)]
     # A word is also a text and a list of one, and None is a text: the narrower is tried first.
-    return sorted(found, key=lambda kind: _WIDTH.index(kind.name) if kind.name in _WIDTH else -1)
+    return sorted(found, key=lambda kind: -1 if kind.words else _NARROW_TO_WIDE.index(kind))
 
 
 def _members(annotation: Any) -> list[Any]:
@@ -49,7 +49,8 @@ def _words(words: tuple[str, ...], prefix: str) -> Kind:
             raise ValueError(text)
         return word
 
-    return Kind(name=" or ".join(words), rule=" or ".join(words), read=read, words=words)
+    rule = f"one of {', '.join(words)}" if len(words) > 2 else " or ".join(words)
+    return Kind("|".join(words), rule, read, words)
 
 
 def _read_none(text: str) -> None:
@@ -77,10 +78,10 @@ def _read_list(text: str) -> list[str]:
 
 _PLAIN: dict[Any, Kind] = {
     types.NoneType: Kind("None", "None", _read_none),
-    bool: Kind("bool", "True or False", read_switch),
+    bool: Kind("True|False", "True or False", read_switch),
     int: Kind("int", "a whole number", int),
     float: Kind("float", "a number", float),
     list: Kind("list", "a list such as a,b", _read_list),
     str: Kind("text", "text", str),
 }
-_WIDTH = [kind.name for kind in _PLAIN.values()]
+_NARROW_TO_WIDE = list(_PLAIN.values())

@@ -82,11 +82,10 @@ def build_parser(prog: str) -> argparse.ArgumentParser:
 
 
 def _declare(group: argparse._ArgumentGroup, setting: Setting) -> None:
-    metavar = setting.type_name.replace(" or ", "|")
     group.add_argument(
         setting.flag,
         action=_Record,
-        metavar=f"[{metavar}]" if setting.is_switch else metavar,
+        metavar=f"[{setting.metavar}]" if setting.is_switch else setting.metavar,
         help=f"{setting.meaning} (default: {setting.default_text})".replace("%", "%%"),
     )
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pydantic import Field
+
 from llama_recipes.configs import needs, rules
 from llama_recipes.configs.datasets import (
     AlpacaDataset,
@@ -25,19 +27,21 @@ class RunConfig(Section):
     Types and ranges hold once it exists; what may stand together is asked with `problems`.
     """
 
-    train_config: TrainConfig = TrainConfig()
-    lora_config: LoraConfig = LoraConfig()
-    llama_adapter_config: LlamaAdapterConfig = LlamaAdapterConfig()
-    prefix_config: PrefixConfig = PrefixConfig()
-    quantization_config: QuantizationConfig = QuantizationConfig()
-    fsdp_config: FsdpConfig = FsdpConfig()
-    wandb_config: WandbConfig = WandbConfig()
-    samsum_dataset: SamsumDataset = SamsumDataset()
-    grammar_dataset: GrammarDataset = GrammarDataset()
-    alpaca_dataset: AlpacaDataset = AlpacaDataset()
-    custom_dataset: CustomDataset = CustomDataset()
-    file_dataset: FileDataset = FileDataset()
-    stdlib_docstrings_dataset: StdlibDocstringsDataset = StdlibDocstringsDataset()
+    train_config: TrainConfig = Field(default_factory=TrainConfig)
+    lora_config: LoraConfig = Field(default_factory=LoraConfig)
+    llama_adapter_config: LlamaAdapterConfig = Field(default_factory=LlamaAdapterConfig)
+    prefix_config: PrefixConfig = Field(default_factory=PrefixConfig)
+    quantization_config: QuantizationConfig = Field(default_factory=QuantizationConfig)
+    fsdp_config: FsdpConfig = Field(default_factory=FsdpConfig)
+    wandb_config: WandbConfig = Field(default_factory=WandbConfig)
+    samsum_dataset: SamsumDataset = Field(default_factory=SamsumDataset)
+    grammar_dataset: GrammarDataset = Field(default_factory=GrammarDataset)
+    alpaca_dataset: AlpacaDataset = Field(default_factory=AlpacaDataset)
+    custom_dataset: CustomDataset = Field(default_factory=CustomDataset)
+    file_dataset: FileDataset = Field(default_factory=FileDataset)
+    stdlib_docstrings_dataset: StdlibDocstringsDataset = Field(
+        default_factory=StdlibDocstringsDataset
+    )
 
     @property
     def dataset(self) -> Section:

@@ -13,10 +13,11 @@ from typing import Any
 
 from pydantic.fields import FieldInfo
 
-from llama_recipes.configs.kinds import Kind, kinds
+from llama_recipes.configs.kinds import Kind, kinds, read_switch
 from llama_recipes.configs.run import RunConfig
 from llama_recipes.configs.section import LIMITED_BY_MODEL, NOT_GIVEN, Section, flag_of
 
+_NEAR = 0.66  # lets batch_size find batch_size_training, and lerning_rate nothing
 _BOUNDS = {"ge": "at least", "gt": "above", "le": "at most", "lt": "below"}
 
 
@@ -61,12 +62,12 @@ class Setting:
     @property
     def is_switch(self) -> bool:
         """Whether `--name` alone means True and `--no_name` False."""
-        return any(kind.name == "bool" for kind in self.kinds)
+        return any(kind.read is read_switch for kind in self.kinds)
 
     @property
-    def type_name(self) -> str:
-        """Its type, short: `int`, `list or all-linear`, `None or text`."""
-        return " or ".join(kind.name for kind in self.kinds)
+    def metavar(self) -> str:
+        """Its type, short: `int`, `all-linear|list`, `None|text`."""
+        return "|".join(kind.metavar for kind in self.kinds)
 
     @property
     def rule(self) -> str:
@@ -77,7 +78,8 @@ class Setting:
             for bound, words in _BOUNDS.items()
             if hasattr(limit, bound)
         ]
-        return ", ".join([" or ".join(kind.rule for kind in self.kinds), *bounds])
+        what = " or ".join(kind.rule for kind in self.kinds)
+        return f"{what}, {' and '.join(bounds)}" if bounds else what
 
     def read(self, text: str) -> object:
         """What `text` means here; where it means nothing, itself, for validation to find."""
@@ -91,7 +93,7 @@ class Setting:
     def complaint(self, label: str, value: object) -> str:
         """The sentence about a value of the wrong type or out of its range."""
         hint = did_you_mean(str(value), [word for kind in self.kinds for word in kind.words])
-        if not isinstance(value, str) and any(kind.name == "text" for kind in self.kinds):
+        if not isinstance(value, str) and any(kind.read is str for kind in self.kinds):
             hint = " Quotes make it text."
         return f"{label} is {value!r}, but must be {self.rule}.{hint}"
 
@@ -130,5 +132,5 @@ BY_BARE_NAME: Mapping[str, list[Setting]] = _by_bare_name()
 def did_you_mean(word: str, valid: Iterable[str]) -> str:
     """` Did you mean X?` with the nearest valid word, or nothing where none is near."""
     by_lower = {candidate.lower(): candidate for candidate in valid}
-    near = get_close_matches(word.lower(), list(by_lower), n=1)
+    near = get_close_matches(word.lower(), list(by_lower), n=1, cutoff=_NEAR)
     return f" Did you mean {by_lower[near[0]]}?" if near else ""
