@@ -30,8 +30,8 @@ def open_source(
 ) -> Source | None:
     """One part of the data set that `section` describes, its first rows checked.
 
-    None: this data set has no part of its own for validation. Raises ConfigError for a path that
-    was not given and DataError for data that cannot be opened.
+    None: this data set has no part of its own for validation. Raises DataError for data
+    that cannot be opened.
     """
     match section:
         case SamsumDataset():

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from llama_recipes.data.example import BadRow, PromptAnswer, Source, Split
 from llama_recipes.data.sources import fingerprint
-from llama_recipes.data.sources.origin import Origin, from_file, required
+from llama_recipes.data.sources.origin import Origin, from_file
 from llama_recipes.data.sources.rows import (
     Row,
     answer_field,
@@ -48,7 +48,7 @@ def example(row: Mapping[str, object]) -> PromptAnswer:
 
 def open_alpaca(section: AlpacaDataset, split: Split) -> Source:
     """The first 5% of the rows (at least one) are for validation, the others for training."""
-    origin = from_file(required(section.data_path, _FLAG), _FLAG)
+    origin = from_file(section.data_path, _FLAG)
     return Source(
         name="alpaca_dataset",
         format="alpaca",

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Protocol, cast
 
 from llama_recipes.data.example import BadRow, Source, Split, Tokens
 from llama_recipes.data.sources import user_code
-from llama_recipes.data.sources.origin import existing_file, required
+from llama_recipes.data.sources.origin import existing_file
 from llama_recipes.data.sources.rows import UnusableError, kind
 from llama_recipes.errors import DataError
 
@@ -37,7 +37,7 @@ def open_custom(section: CustomDataset, split: Split, tokenizer: Tokenizer) -> S
 
     Raises DataError for a missing file or function, and for whatever the user's code raises.
     """
-    file, name = _file_and_function(required(section.file, _FLAG))
+    file, name = _file_and_function(section.file)
     module = user_code.load(file)
     make = user_code.function(module, name, file)
     part = section.train_split if split == "train" else section.test_split

@@ -5,9 +5,10 @@ from __future__ import annotations
 from functools import partial
 from typing import TYPE_CHECKING
 
+from llama_recipes.configs.section import is_given
 from llama_recipes.data.example import Source, Split
 from llama_recipes.data.sources import fingerprint
-from llama_recipes.data.sources.origin import Origin, from_file, from_hub, is_hub_id, required
+from llama_recipes.data.sources.origin import Origin, from_file, from_hub, is_hub_id
 from llama_recipes.data.sources.recognise import parse_as, recognise
 from llama_recipes.data.sources.rows import to_examples
 
@@ -21,11 +22,11 @@ def open_files(section: FileDataset, split: Split) -> Source | None:
     Reads the first rows to recognise their form. Raises DataError for a missing file or columns of
     no known form.
     """
-    if split == "validation" and not section.validation_file:
+    if split == "validation" and not is_given(section.validation_file):
         return None
     setting = "train_file" if split == "train" else "validation_file"
     flag = f"file_dataset.{setting}"
-    origin = _origin(required(getattr(section, setting), flag), split, flag)
+    origin = _origin(getattr(section, setting), split, flag)
     form = recognise(origin.rows(), section.format, origin.name)
     seen = "recognised as " if section.format == "auto" else ""
     return Source(

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from llama_recipes.data.example import PromptAnswer, Source, Split
 from llama_recipes.data.sources import fingerprint
-from llama_recipes.data.sources.origin import from_file, required
+from llama_recipes.data.sources.origin import from_file
 from llama_recipes.data.sources.rows import answer_field, filled_field, to_examples
 
 if TYPE_CHECKING:
@@ -21,7 +21,7 @@ def prompt(sentence: str) -> str:
 def open_grammar(section: GrammarDataset, split: Split) -> Source:
     setting = "train_split" if split == "train" else "test_split"
     flag = f"grammar_dataset.{setting}"
-    origin = from_file(required(getattr(section, setting), flag), flag)
+    origin = from_file(getattr(section, setting), flag)
     return Source(
         name="grammar_dataset",
         format="grammar",

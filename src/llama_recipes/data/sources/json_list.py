@@ -11,10 +11,12 @@ from typing import TextIO
 from llama_recipes.data.sources.rows import MAX_ROW_BYTES, Row
 from llama_recipes.errors import DataError
 
-_CHUNK = 2**20
+_CHUNK = 2**18
 _WHITE_SPACE = re.compile(r"[ \t\r\n]*")
 # No token but a string is cut by the end of the buffer further than this from it.
 _TOKEN = 64
+# A number is decoded short where the buffer ends in its middle: "1" of "1.", "1e" or "1e-".
+_NUMBER_TAIL = 3
 
 
 def json_list(path: Path) -> Iterator[Row]:
@@ -114,8 +116,7 @@ class _Window:
             except (ValueError, RecursionError) as error:
                 raise _BrokenError(str(error), self.line) from None
             else:
-                # A number at the very end may go on in the next piece.
-                if end < len(self._text) or self._ended:
+                if end + _NUMBER_TAIL <= len(self._text) or self._ended:
                     self._at = end
                     return value
             if len(self._text) - self._at > MAX_ROW_BYTES:

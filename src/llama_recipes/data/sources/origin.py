@@ -9,12 +9,11 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-from llama_recipes.configs.section import is_given
 from llama_recipes.data.example import BadRow
 from llama_recipes.data.sources import fingerprint, hub
 from llama_recipes.data.sources.readers import READERS, read_rows
 from llama_recipes.data.sources.rows import Row
-from llama_recipes.errors import ConfigError, DataError
+from llama_recipes.errors import DataError
 
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
 
@@ -26,13 +25,6 @@ class Origin:
     name: str
     rows: Callable[[], Iterator[Row | BadRow]]
     digest: str
-
-
-def required(path: str, flag: str) -> str:
-    """`path`, or a ConfigError where it is still the default that stands for "not given"."""
-    if not is_given(path):
-        raise ConfigError(f"This data set needs --{flag}, which is not given.")
-    return path
 
 
 def is_hub_id(path: str) -> bool:

@@ -44,7 +44,7 @@ def _json_lines(path: Path) -> Iterator[Row | BadRow]:
                     return
                 if not line.strip():
                     continue
-                value = _parse(line)
+                value = _parse(line.rstrip())
             except UnusableError as problem:
                 yield BadRow(f"{path.name}, line {lines.number}", str(problem))
             else:

@@ -15,7 +15,6 @@ from llama_recipes.data.sources.origin import (
     from_hub,
     is_hub_id,
     missing,
-    required,
 )
 from llama_recipes.data.sources.rows import answer_field, filled_field, to_examples
 from llama_recipes.errors import DataError
@@ -33,7 +32,7 @@ def prompt(dialogue: str) -> str:
 
 def open_samsum(section: SamsumDataset, split: Split) -> Source:
     part = section.train_split if split == "train" else section.test_split
-    origin = _origin(required(section.data_path, _FLAG), part)
+    origin = _origin(section.data_path, part)
     return Source(
         name="samsum_dataset",
         format="samsum",

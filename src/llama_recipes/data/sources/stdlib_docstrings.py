@@ -11,7 +11,6 @@ import functools
 import hashlib
 import sys
 import sysconfig
-import textwrap
 import tokenize
 from collections import Counter
 from collections.abc import Iterator
@@ -149,11 +148,12 @@ def _pairs_of_file(file: Path) -> Iterator[tuple[str, str]]:
 
 def _functions(tree: ast.AST) -> Iterator[FunctionNode]:
     """Functions and methods at any depth of classes and blocks, but none inside another."""
-    for node in ast.iter_child_nodes(tree):
-        if isinstance(node, FunctionNode):
-            yield node
-        elif isinstance(node, ast.stmt | ast.ExceptHandler):
-            yield from _functions(node)
+    for block in ("body", "handlers", "orelse", "finalbody"):
+        for node in getattr(tree, block, ()):
+            if isinstance(node, FunctionNode):
+                yield node
+            else:
+                yield from _functions(node)
 
 
 def _summary(function: FunctionNode) -> str:
@@ -172,7 +172,16 @@ def _code(function: FunctionNode, lines: list[str]) -> str:
     first = min([function.lineno, *(decorator.lineno for decorator in function.decorator_list)])
     end_of_docstring = docstring.end_lineno or docstring.lineno
     if lines[docstring.lineno - 1][: docstring.col_offset].strip():
-        return ""  # `def f(): "..."` on one line
-    before = lines[first - 1 : docstring.lineno - 1]
-    after = "\n".join(lines[end_of_docstring : function.end_lineno]).lstrip("\n")
-    return textwrap.dedent("\n".join([*before, after])).rstrip()
+        return ""  # code stands before the docstring on its line
+    if body[0].lineno <= end_of_docstring:
+        return ""  # or behind it
+    after = lines[end_of_docstring : function.end_lineno]
+    while not after[0].strip():
+        del after[0]
+    code = [*lines[first - 1 : docstring.lineno - 1], *after]
+    return "\n".join(_moved_left(line, function.col_offset) for line in code)
+
+
+def _moved_left(line: str, columns: int) -> str:
+    """Unlike textwrap.dedent not held back by a line of a string that begins further left."""
+    return line if line[:columns].strip() else line[columns:].rstrip()
