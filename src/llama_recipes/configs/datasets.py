@@ -26,8 +26,8 @@ class SamsumDataset(Section):
 
     data_path: str = Field(
         default="PATH/to/samsum",
-        description="Folder that holds <split>.jsonl, .json or .csv with the columns dialogue and "
-        "summary, or a hub id",
+        description="Folder with a .jsonl, .json or .csv file for each split (train.jsonl), with "
+        "the columns dialogue and summary; or a hub id",
     )
     train_split: str = Field(default="train", description="Name of the training part")
     test_split: str = Field(default="validation", description="Name of the validation part")

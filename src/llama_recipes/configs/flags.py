@@ -13,17 +13,35 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from llama_recipes.configs import document, rules
+from llama_recipes.configs import rules
+from llama_recipes.configs.document import load, to_yaml
 from llama_recipes.configs.parser import SETTINGS_OF, Occurrence, read_argv
 from llama_recipes.configs.run import RunConfig
 from llama_recipes.configs.section import Section
 from llama_recipes.configs.settings import SECTIONS, SETTINGS, Setting
 from llama_recipes.errors import ConfigError
 
+__all__ = ["ParsedCommand", "Reading", "parse", "read", "to_yaml"]
+
 
 @dataclass(frozen=True, slots=True)
 class ParsedCommand:
     config: RunConfig
+    print_config: bool
+    debug: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Reading:
+    """`config` lacks what was wrong: `refused` names those settings, `problems` says why.
+
+    is_whole: whether the file, if one was named, could be read.
+    """
+
+    config: RunConfig
+    refused: set[str]
+    problems: list[str]
+    is_whole: bool
     print_config: bool
     debug: bool
 
@@ -42,6 +60,17 @@ def parse(argv: Sequence[str], *, prog: str) -> ParsedCommand:
 
     With --print_config a path may be missing: the printed file is where one writes it down.
     """
+    reading = read(argv, prog=prog)
+    problems = reading.problems + rules.contradictions(reading.config, refused=reading.refused)
+    if reading.is_whole and not reading.print_config:
+        problems += rules.missing(reading.config, refused=reading.refused)
+    if problems:
+        raise ConfigError(*dict.fromkeys(problems))
+    return ParsedCommand(reading.config, print_config=reading.print_config, debug=reading.debug)
+
+
+def read(argv: Sequence[str], *, prog: str) -> Reading:
+    """What argv and its file say, before anybody asks whether it can stand together."""
     problems: list[str] = []
     occurrences = read_argv(argv, prog=prog, problems=problems)
     print_config = _is_on("print_config", occurrences, problems)
@@ -49,12 +78,7 @@ def parse(argv: Sequence[str], *, prog: str) -> ParsedCommand:
     by_file = _given_by_file(occurrences, problems)
     given = (by_file or {}) | _given_by_flags(occurrences)
     config, refused = _validated(given, problems)
-    problems += rules.contradictions(config, refused=refused)
-    if by_file is not None and not print_config:
-        problems += rules.missing(config, refused=refused)
-    if problems:
-        raise ConfigError(*dict.fromkeys(problems))
-    return ParsedCommand(config, print_config=print_config, debug=debug)
+    return Reading(config, refused, problems, by_file is not None, print_config, debug)
 
 
 def _is_on(name: str, occurrences: Sequence[Occurrence], problems: list[str]) -> bool:
@@ -76,7 +100,7 @@ def _given_by_file(
     if not text or texts:
         problems.append("--config needs one value: the path of a YAML file.")
         return None
-    values = document.load(Path(text), problems)
+    values = load(Path(text), problems)
     if values is None:
         return None
     return {key: _Given(value, f"{text}: {key}") for key, value in values.items()}

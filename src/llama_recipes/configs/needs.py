@@ -86,7 +86,7 @@ NEEDS = (
             "train_config.max_eval_step",
             "train_config.eval_every",
         ),
-        has_validation_part,
+        lambda c: not c.train_config.run_validation or has_validation_part(c),
         "without --file_dataset.validation_file or --file_dataset.validation_fraction",
     ),
     Need(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 from llama_recipes.configs.settings import (
@@ -57,6 +58,7 @@ def read_argv(argv: Sequence[str], *, prog: str, problems: list[str]) -> list[Oc
     return occurrences
 
 
+@cache
 def build_parser(prog: str) -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog=prog,

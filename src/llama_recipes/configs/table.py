@@ -11,7 +11,9 @@ Made from the declarations in `src/llama_recipes/configs/` by
 `python -m llama_recipes.configs.table > docs/settings.md`; do not edit it by hand.
 
 A flag may leave its section's name out: `--r 16` is `--lora_config.r 16`. Where several sections
-have the name, it then sets all of them: {shared}.
+have the name, it then sets all of them:
+{shared}.
+
 How flags and files are written: `llama-recipes train --help`.
 """
 

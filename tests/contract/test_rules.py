@@ -1,0 +1,229 @@
+"""What may stand together: every row of every table is triggered, and shown not to cry wolf."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from llama_recipes.configs.flags import read
+from llama_recipes.configs.needs import NEEDS, Need, without_effect
+from llama_recipes.configs.not_built import DEFAULT_ASKS_TOO, NOT_BUILT
+from llama_recipes.configs.rules import CONFLICTS, REQUIRED, contradictions, missing
+from llama_recipes.configs.run import RunConfig
+from llama_recipes.configs.section import flag_of
+from llama_recipes.configs.settings import SETTINGS
+from llama_recipes.configs.training import TrainConfig
+from support.settings import RUNNABLE, another_value, configured, problems_of
+
+
+def described_by(*flags: str) -> RunConfig:
+    """The run whatever is not built or contradicts itself in it."""
+    reading = read(flags, prog="train")
+    assert reading.problems == []
+    return reading.config
+
+
+NEEDED_WITH = {
+    "train_config.model_name": [],
+    "train_config.output_dir": [],
+    "train_config.dist_checkpoint_root_folder": ["--enable_fsdp"],
+    "train_config.profiler_dir": ["--use_profiler"],
+    "samsum_dataset.data_path": [],
+    "grammar_dataset.train_split": ["--dataset=grammar_dataset"],
+    "grammar_dataset.test_split": ["--dataset=grammar_dataset"],
+    "alpaca_dataset.data_path": ["--dataset=alpaca_dataset"],
+    "custom_dataset.file": ["--dataset=custom_dataset"],
+    "file_dataset.train_file": ["--dataset=file_dataset"],
+}
+
+
+@pytest.mark.parametrize("required", REQUIRED, ids=lambda required: required.setting)
+def test_a_path_that_is_needed_and_not_given_is_named(required) -> None:
+    flags = NEEDED_WITH[required.setting]
+    sentence = f"{flag_of(required.setting)} is not given: {required.fix}."
+    assert sentence in missing(described_by(*flags))
+    assert sentence not in missing(described_by(*flags, f"--{required.setting}=x"))
+
+
+def test_a_path_is_not_asked_for_where_nothing_needs_it() -> None:
+    assert missing(described_by(*RUNNABLE)) == []
+    grammar = ["--model_name=m", "--dataset=grammar_dataset", "--grammar_dataset.train_split=x"]
+    assert missing(described_by(*grammar, "--no_run_validation", "--no_save_model")) == []
+    assert missing(described_by(*RUNNABLE, "--enable_fsdp", "--use_peft")) == []
+
+
+def test_the_place_of_a_path_counts_as_not_given() -> None:
+    assert len(problems_of("--model_name=PATH/to/Model", *RUNNABLE[1:])) == 1
+
+
+IN_CONFLICT = [
+    (["--enable_fsdp", "--one_gpu"], "--enable_fsdp and --one_gpu exclude each other"),
+    (["--flop_counter", "--use_profiler"], "--flop_counter and --use_profiler exclude each other"),
+    (["--use_profiler", "--max_train_step=6"], "--max_train_step is 6, but --use_profiler"),
+    (["--use_fp16", "--no_mixed_precision"], "--use_fp16 and --no_mixed_precision exclude"),
+    (["--pure_bf16", "--no_mixed_precision"], "--fsdp_config.pure_bf16 and --no_mixed_precision"),
+    (["--pure_bf16", "--use_fp16"], "--fsdp_config.pure_bf16 and --use_fp16 exclude each other"),
+    (["--quantization"], "--quantization needs --use_peft"),
+    (["--from_peft_checkpoint=."], "--from_peft_checkpoint needs --use_peft"),
+    (
+        ["--from_peft_checkpoint=no/folder", "--use_peft"],
+        "--from_peft_checkpoint is 'no/folder', which is no folder",
+    ),
+    (
+        ["--early_stopping_patience=2", "--no_run_validation"],
+        "--early_stopping_patience needs --run_validation",
+    ),
+    (
+        ["--early_stopping_patience=2", "--dataset=file_dataset"],
+        "--early_stopping_patience needs validation data",
+    ),
+    (
+        ["--validation_file=x", "--validation_fraction=0.1"],
+        "--file_dataset.validation_file and --file_dataset.validation_fraction exclude each other",
+    ),
+]
+
+
+@pytest.mark.parametrize(("flags", "problem"), IN_CONFLICT)
+def test_a_contradiction_is_refused(flags: list[str], problem: str) -> None:
+    config = described_by(*flags)
+    assert sum(conflict.when(config) for conflict in CONFLICTS) == 1
+    assert contradictions(config)[0].startswith(problem)
+    if "exclude" in problem:
+        for alone in flags:
+            assert not any(conflict.when(described_by(alone)) for conflict in CONFLICTS)
+
+
+def test_every_contradiction_is_tested() -> None:
+    seen = {
+        conflict.problem
+        for flags, _ in IN_CONFLICT
+        for conflict in CONFLICTS
+        if conflict.when(described_by(*flags))
+    }
+    assert seen == {conflict.problem for conflict in CONFLICTS}
+
+
+@pytest.mark.parametrize("steps", [0, 7])
+def test_a_profiler_with_enough_steps_is_no_contradiction(steps: int) -> None:
+    config = described_by("--use_profiler", f"--max_train_step={steps}")
+    assert not any(conflict.when(config) for conflict in CONFLICTS)
+
+
+def test_an_adapter_that_is_there_is_no_problem(tmp_path: Path) -> None:
+    assert problems_of(*RUNNABLE, "--use_peft", f"--from_peft_checkpoint={tmp_path}") == ()
+
+
+@pytest.mark.parametrize("key", NOT_BUILT)
+def test_what_is_not_built_is_refused_and_never_ignored(key: str) -> None:
+    text, _ = another_value(SETTINGS[key])
+    asked = "" if text == "True" else f" {text}"
+    problems = problems_of(*RUNNABLE, "--use_peft", f"--{key}={text}")
+    assert (
+        f"{flag_of(key)}{asked}: {NOT_BUILT[key]} is not part of this version yet; "
+        "leave the flag out."
+    ) in problems
+
+
+@pytest.mark.parametrize("key", NOT_BUILT)
+def test_the_default_of_what_is_not_built_asks_for_nothing(key: str) -> None:
+    problems = problems_of(*RUNNABLE, "--use_peft", f"--{key}={SETTINGS[key].default}")
+    assert len(problems) == (1 if key in DEFAULT_ASKS_TOO else 0)
+
+
+def test_an_adapter_that_is_not_built_is_no_matter_without_adapters() -> None:
+    assert configured("--peft_method=prefix").warnings() == [
+        "--peft_method has no effect in this run without --use_peft."
+    ]
+
+
+# The end of the warning → flags with which it comes, flags with which it does not.
+COMES_AND_GOES = {
+    "without --use_peft": ([], ["--use_peft"]),
+    "without --use_peft and --peft_method lora": ([], ["--use_peft"]),
+    "without --use_peft and --peft_method llama_adapter": ([], ["--use_peft"]),
+    "without --use_peft and --peft_method prefix": ([], ["--use_peft"]),
+    "because the adapter of --from_peft_checkpoint keeps its own settings": (
+        ["--use_peft", "--from_peft_checkpoint=x"],
+        ["--use_peft"],
+    ),
+    **{
+        f"without --dataset {dataset}": ([f"--dataset={other}"], [f"--dataset={dataset}"])
+        for dataset, other in [
+            ("samsum_dataset", "file_dataset"),
+            ("grammar_dataset", "file_dataset"),
+            ("alpaca_dataset", "file_dataset"),
+            ("custom_dataset", "file_dataset"),
+            ("file_dataset", "samsum_dataset"),
+        ]
+    },
+    "without --run_validation": (["--no_run_validation"], []),
+    "without --file_dataset.validation_file or --file_dataset.validation_fraction": (
+        ["--dataset=file_dataset"],
+        ["--dataset=file_dataset", "--validation_fraction=0.1"],
+    ),
+    "because a custom_dataset makes its own labels": (["--dataset=custom_dataset"], []),
+    "without --lr_scheduler gamma": (["--lr_scheduler=cosine"], []),
+    "because there is no second epoch": (["--num_epochs=1"], []),
+    "without --gradient_clipping": ([], ["--gradient_clipping"]),
+    "without --freeze_layers": ([], ["--freeze_layers"]),
+    "without --flop_counter": ([], ["--flop_counter"]),
+    "without --use_profiler": ([], ["--use_profiler"]),
+    "without --quantization 4bit": (["--quantization=8bit"], ["--quantization=4bit"]),
+    "without --use_wandb": ([], ["--use_wandb"]),
+    "without --enable_fsdp": ([], ["--enable_fsdp"]),
+}
+
+
+def needing() -> list[tuple[Need, str]]:
+    return [
+        (need, key)
+        for need in NEEDS
+        for key, setting in SETTINGS.items()
+        if key in need.settings or setting.section in need.settings
+    ]
+
+
+@pytest.mark.parametrize(("need", "key"), needing(), ids=lambda value: getattr(value, "met", value))
+def test_a_setting_without_effect_is_named_with_the_reason(need: Need, key: str) -> None:
+    section = SETTINGS[key].section
+    value = "True" if key == "train_config.run_validation" else another_value(SETTINGS[key])[0]
+    itself = [f"--{key}={value}"]
+    if section.endswith("_dataset") and "--dataset" not in need.unless_met:
+        itself.append(f"--dataset={section}")
+    if section in ("llama_adapter_config", "prefix_config"):
+        itself.append(f"--peft_method={section.removesuffix('_config')}")
+    comes, goes = COMES_AND_GOES[need.unless_met]
+    warned = [
+        warning
+        for warning in described_by(*itself, *comes).warnings()
+        if warning.endswith(f" no effect in this run {need.unless_met}.")
+    ]
+    assert len(warned) == 1
+    assert flag_of(key) in warned[0].split(" ha")[0].split(", ")
+    assert without_effect(described_by(*itself, *goes), key) == ""
+
+
+def test_settings_with_one_reason_share_one_warning() -> None:
+    assert configured("--r=4", "--lora_alpha=8", "--gradient_clipping_threshold=2").warnings() == [
+        "--gradient_clipping_threshold has no effect in this run without --gradient_clipping.",
+        "--lora_config.r, --lora_config.lora_alpha have no effect in this run "
+        "without --use_peft and --peft_method lora.",
+    ]
+
+
+def test_a_default_given_by_a_flag_is_given() -> None:
+    assert len(configured("--lora_config.r=8").warnings()) == 1
+
+
+def test_nothing_is_said_where_nothing_is_given() -> None:
+    assert RunConfig().warnings() == []
+    assert RunConfig(train_config=TrainConfig(use_peft=True)).warnings() == []
+
+
+def test_a_bare_name_is_fine_as_long_as_one_section_listens() -> None:
+    assert configured("--no_mixed_precision").warnings() == []
+    flags = ["--dataset=alpaca_dataset", "--data_path=x", "--on_bad_row=skip"]
+    assert described_by(*flags).warnings() == []
+    assert len(described_by("--data_path=x", *RUNNABLE).warnings()) == 3
