@@ -159,12 +159,6 @@ def _wrap(backend: Tokenizer, metadata: Mapping[str, Any]) -> Any:
     from transformers import PreTrainedTokenizerFast
 
     tokens = metadata["ggml.tokens"]
-    added: dict[int, list[AddedToken]] = {_UNKNOWN: [], _CONTROL: [], _USER_DEFINED: []}
-    for token, kind in zip(tokens, metadata.get("ggml.token_type") or [], strict=False):
-        if kind in added:
-            added[kind].append(AddedToken(token, normalized=False))
-    backend.add_special_tokens(added[_UNKNOWN] + added[_CONTROL])
-    backend.add_tokens(added[_USER_DEFINED])
     named = {
         f"{role}_token": tokens[metadata[key]]
         for role, key in (
@@ -175,6 +169,14 @@ def _wrap(backend: Tokenizer, metadata: Mapping[str, Any]) -> Any:
         )
         if key in metadata
     }
+    special, text = [], []
+    for token, kind in zip(tokens, metadata.get("ggml.token_type") or [], strict=False):
+        if kind in (_UNKNOWN, _CONTROL) or token in named.values():
+            special.append(AddedToken(token, normalized=False))
+        elif kind == _USER_DEFINED:
+            text.append(AddedToken(token, normalized=False))
+    backend.add_special_tokens(special)
+    backend.add_tokens(text)
     hf = PreTrainedTokenizerFast(tokenizer_object=backend, **named)  # type: ignore[no-untyped-call]
     hf.chat_template = metadata.get("chat_template")
     return hf

@@ -109,8 +109,8 @@ def llama_config(header: GgufHeader) -> LlamaConfig:
     architecture = header.metadata.get("general.architecture")
     if architecture != "llama":
         raise CheckpointError(
-            f"{header.path} holds a model of the architecture {architecture!r};"
-            " the GGUF architectures known here are: llama. Give a model of one of these."
+            f"the architecture is {architecture!r}; those known in GGUF files are: llama."
+            " Give a model of one of these."
         )
     settings = {
         key.removeprefix("llama."): _one_for_all_layers(value)
@@ -119,7 +119,7 @@ def llama_config(header: GgufHeader) -> LlamaConfig:
     }
     problems = [*_setting_problems(settings), *_tensor_problems(header)]
     if problems:
-        raise CheckpointError(*(f"{header.path}: {problem}" for problem in problems))
+        raise CheckpointError(*problems)
     raw = {name: settings[key] for name, key in _SETTINGS.items()}
     head_dim = _head_dim(settings)
     return LlamaConfig.from_hf(
@@ -231,7 +231,7 @@ def _rope_scaling(
     scaled = inverse_frequencies(RopeConfig(_theta(settings), scaling), head_dim, cpu)
     if factors.shape != plain.shape or not torch.allclose(factors, plain / scaled, rtol=1e-4):
         raise CheckpointError(
-            f"{header.path}: the rope factors in {_ROPE_FACTORS} are not those of Llama 3's scaling"
+            f"the rope factors in {_ROPE_FACTORS} are not those of Llama 3's scaling"
             " (low 1, high 4, original context 8192), the only one recognised in a GGUF file."
             " Give the model as a Hugging Face folder."
         )

@@ -10,6 +10,8 @@ import difflib
 import importlib.util
 import json
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -70,11 +72,13 @@ def _open(name: str) -> ModelSource:
             f"{path / 'config.json'} asks to run code of its own (auto_map), which is never done."
             " Give a model of the type llama without it."
         )
+    with _problems_of(path / "config.json"):
+        config = LlamaConfig.from_hf(raw)
     generation = path / "generation_config.json"
     return ModelSource(
         name=name,
         path=path,
-        config=LlamaConfig.from_hf(raw),
+        config=config,
         tensors=SafetensorsFolder(path),
         generation_config=_read_json(generation) if generation.exists() else None,
     )
@@ -86,9 +90,19 @@ def _open_file(name: str, path: Path) -> ModelSource:
     if path.suffix == ".safetensors" or path.name == "config.json":
         raise CheckpointError(f"{path} is one file of a model. Give its folder: {path.parent}")
     header = read_gguf_header(path)
-    config = llama_config(header)
+    with _problems_of(path):
+        config = llama_config(header)
     tensors = GgufTensors(header, head_dim=config.head_dim)
     return ModelSource(name, path, config, tensors, generation_config=None)
+
+
+@contextmanager
+def _problems_of(path: Path) -> Iterator[None]:
+    """Says which file a problem with a configuration is about."""
+    try:
+        yield
+    except CheckpointError as error:
+        raise CheckpointError(*(f"{path}: {problem}" for problem in error.problems)) from error
 
 
 def _locate(name: str) -> Path:

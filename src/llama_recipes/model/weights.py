@@ -10,8 +10,8 @@ from torch import Tensor, nn
 
 from llama_recipes.errors import CheckpointError
 
-_CHUNK_ELEMENTS = 1 << 22
-"""Read at once: 16 MiB as float32, so that loading needs little more than the weights."""
+_CHUNK_ELEMENTS = 1 << 21
+"""Read at once: 8 MiB as float32, so that loading needs little more than the weights."""
 
 _LISTED = 20
 
