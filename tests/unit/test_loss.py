@@ -20,7 +20,7 @@ def _inputs(rows: int, dtype: torch.dtype):
 
 @pytest.mark.parametrize("rows", [1, 7, 8, 9, 30])
 def test_loss_and_gradients_equal_the_unchunked_ones(rows, monkeypatch):
-    monkeypatch.setattr(loss_module, "_CHUNK_LOGITS", 8 * 50)
+    monkeypatch.setattr(loss_module, "CHUNK_LOGITS", 8 * 50)
     hidden, weight, targets = _inputs(rows, torch.float64)
     expected = F.cross_entropy(hidden @ weight.T, targets, reduction="sum") / 13
     expected_grads = torch.autograd.grad(expected, (hidden, weight))

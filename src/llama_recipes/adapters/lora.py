@@ -58,10 +58,10 @@ def add_lora(model: Llama, config: LoraConfig) -> None:
         )
     model.requires_grad_(False)
     rank_scale = math.sqrt(config.r) if config.use_rslora else config.r
-    for layer in model.model.layers:
-        for block in layer.self_attn, layer.mlp:
+    for layer in model.layers:
+        for block in (layer.self_attn, layer.mlp):
             for name, base in list(block.named_children()):
-                if name in targets:
+                if name in targets and isinstance(base, Linear):
                     wrapped = LoraLinear(
                         base,
                         rank=config.r,

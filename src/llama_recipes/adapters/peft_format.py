@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from pydantic import ValidationError
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save
+from safetensors.torch import load_file
 
 from llama_recipes.adapters.lora import lora_layers
 from llama_recipes.configs.peft import LoraConfig
@@ -43,28 +43,32 @@ def is_adapter(folder: Path) -> bool:
     return (folder / CONFIG_FILE).is_file()
 
 
-def lora_files(model: Llama, config: LoraConfig, base_model_name: str) -> dict[str, bytes]:
-    """The two files of a LoRA adapter: name → content, in float32."""
+def lora_config_file(config: LoraConfig, base_model: str) -> bytes:
+    """The content of adapter_config.json."""
     raw = {
         "peft_type": "LORA",
-        "base_model_name_or_path": base_model_name,
+        "base_model_name_or_path": base_model,
         "inference_mode": True,
         "fan_in_fan_out": False,
         **config.model_dump(mode="json"),
     }
+    return (json.dumps(raw, indent=2) + "\n").encode()
+
+
+def lora_tensors(model: Llama) -> dict[str, torch.Tensor]:
+    """Every A and B under peft's key, in float32 on the CPU."""
     return {
-        WEIGHTS_FILE: save(_peft_tensors(model), metadata={"format": "pt"}),
-        CONFIG_FILE: (json.dumps(raw, indent=2) + "\n").encode(),
+        key: weight.detach().float().contiguous().cpu()
+        for key, weight in _lora_parameters(model).items()
     }
 
 
-def _peft_tensors(model: Llama) -> dict[str, torch.Tensor]:
-    tensors = {}
-    for name, layer in lora_layers(model):
-        for part in "lora_A", "lora_B":
-            weight = layer.get_submodule(part).weight.detach()
-            tensors[f"{_PREFIX}{name}.{part}.weight"] = weight.float().contiguous().cpu()
-    return tensors
+def _lora_parameters(model: Llama) -> dict[str, torch.Tensor]:
+    return {
+        f"{_PREFIX}{name}.{part}.weight": layer.get_submodule(part).get_parameter("weight")
+        for name, layer in lora_layers(model)
+        for part in ("lora_A", "lora_B")
+    }
 
 
 def read_adapter_config(folder: Path) -> dict[str, Any]:
@@ -78,14 +82,16 @@ def read_adapter_config(folder: Path) -> dict[str, Any]:
     try:
         raw = json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
-        raise CheckpointError(f"{path} is not valid JSON: {error}. Save the adapter again.") from None
+        raise CheckpointError(
+            f"{path} is not valid JSON: {error}. Save the adapter again."
+        ) from None
     if not isinstance(raw, dict):
         raise CheckpointError(f"{path} holds no JSON object. Save the adapter again.")
     return raw
 
 
 def read_lora_config(folder: Path) -> LoraConfig:
-    """The LoRA settings an adapter was made with. Raises CheckpointError for what is unsupported."""
+    """The settings an adapter was made with. Raises CheckpointError for what is unsupported."""
     raw = read_adapter_config(folder)
     problems = []
     if raw.get("peft_type") != "LORA":
@@ -93,6 +99,7 @@ def read_lora_config(folder: Path) -> LoraConfig:
             f"{folder} is an adapter of the kind {raw.get('peft_type')!r}; LORA can be read."
         )
     used = [name for name in _MUST_BE_EMPTY if raw.get(name)]
+    used += [f"bias={raw['bias']}"] if raw.get("bias", "none") != "none" else []
     if used:
         problems.append(
             f"The adapter in {folder} uses {', '.join(used)}, which is not supported:"
@@ -103,11 +110,9 @@ def read_lora_config(folder: Path) -> LoraConfig:
     try:
         return LoraConfig.model_validate({k: raw[k] for k in _TAKEN if raw.get(k) is not None})
     except ValidationError as error:
+        wrong = (f"{'.'.join(map(str, e['loc']))} is {e['input']!r}" for e in error.errors())
         raise CheckpointError(
-            *(
-                f"{folder / CONFIG_FILE}: {'.'.join(map(str, e['loc']))} is {e['input']!r}: {e['msg']}."
-                for e in error.errors()
-            )
+            f"{folder / CONFIG_FILE} is not that of a LoRA adapter: {', '.join(wrong)}."
         ) from None
 
 
@@ -128,11 +133,7 @@ def load_lora_weights(model: Llama, folder: Path) -> None:
         stored = load_file(path)
     except (SafetensorError, OSError) as error:
         raise CheckpointError(f"{path} cannot be read: {error}. Save the adapter again.") from None
-    wanted = {
-        f"{_PREFIX}{name}.{part}.weight": layer.get_submodule(part).weight
-        for name, layer in lora_layers(model)
-        for part in ("lora_A", "lora_B")
-    }
+    wanted = _lora_parameters(model)
     problems = [f"missing: {key}" for key in sorted(wanted.keys() - stored.keys())]
     problems += [f"extra: {key}" for key in sorted(stored.keys() - wanted.keys())]
     problems += [
@@ -143,7 +144,8 @@ def load_lora_weights(model: Llama, folder: Path) -> None:
     if problems:
         shown = problems[:20] + ([f"… and {len(problems) - 20} more"] if len(problems) > 20 else [])
         raise CheckpointError(
-            f"The adapter in {folder} does not fit this model:\n  " + "\n  ".join(shown)
+            f"The adapter in {folder} does not fit this model:\n  "
+            + "\n  ".join(shown)
             + "\nGive the base model that the adapter was made for."
         )
     for key, parameter in wanted.items():

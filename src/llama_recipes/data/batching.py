@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from typing import Literal
+from collections.abc import Iterator, Sequence
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -61,15 +61,14 @@ def share_of_rank(batches: Sequence[list[Row]], rank: int, world_size: int) -> l
     """
     rounds = -(-len(batches) // world_size)
     return [
-        batches[i] if i < len(batches) else []
-        for i in range(rank, rounds * world_size, world_size)
+        batches[i] if i < len(batches) else [] for i in range(rank, rounds * world_size, world_size)
     ]
 
 
-def _shuffle(items: list[Row] | list[list[Row]], random: np.random.Generator | None) -> None:
+def _shuffle(items: list[Any], random: np.random.Generator | None) -> None:
     if random is not None:
-        shuffle: Callable[[object], None] = random.shuffle
-        shuffle(items)
+        order = random.permutation(len(items))
+        items[:] = [items[i] for i in order]
 
 
 def _cut(rows: list[Row], size: int) -> Iterator[list[Row]]:

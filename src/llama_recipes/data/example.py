@@ -5,9 +5,9 @@ A source knows nothing of tokens; `data/tokenize.py` turns its examples into ids
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 Role = Literal["system", "user", "assistant"]
 Format = Literal["samsum", "grammar", "alpaca", "chat", "prompt_completion", "text", "tokens"]
@@ -59,6 +59,9 @@ class Tokens:
     labels: Sequence[int]
 
 
+Collator = Callable[[list[dict[str, Any]]], Mapping[str, Any]]
+"""From samples to a batch: [B, T] input_ids and labels, and attention_mask where rows are padded."""
+
 Example = PromptAnswer | Chat | Text | Tokens
 
 
@@ -88,4 +91,4 @@ class Source:
     fingerprint: str | None
     description: str
     on_bad_row: OnBadRow = "error"
-    collator: Callable[..., object] | None = None
+    collator: Collator | None = None

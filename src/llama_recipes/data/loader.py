@@ -6,19 +6,19 @@ Shapes: N tokens of a micro-batch, padding included; S supervised tokens among t
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
-from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from llama_recipes.data.batching import Row, Strategy, plan_epoch, share_of_rank
+from llama_recipes.data.example import Collator
 from llama_recipes.data.store import TokenStore
 from llama_recipes.data.tokenize import IGNORE, Document
-
+from llama_recipes.errors import DataError
 
 
 @dataclass(frozen=True)
@@ -116,11 +116,8 @@ def make_batch(
     )
 
 
-Collator = Callable[[list[dict[str, Any]]], Mapping[str, Any]]
-
-
 def collated(documents: Sequence[Document], collator: Collator) -> list[Document]:
-    """What the user's collator makes of a batch: [B, T] input_ids and labels, less their padding."""
+    """The rows that the user's collator makes of a batch, less their padding."""
     samples = [
         {
             "input_ids": document.input_ids.tolist(),
@@ -130,8 +127,20 @@ def collated(documents: Sequence[Document], collator: Collator) -> list[Document
         for document in documents
     ]
     batch = collator(samples)
+    missing = {"input_ids", "labels"} - set(batch)
+    if missing:
+        raise DataError(
+            f"The batch that get_data_collator's function made lacks {', '.join(sorted(missing))}."
+            " Return input_ids, labels and attention_mask, all of the shape [rows, tokens]."
+        )
     ids, labels = (np.asarray(batch[key], dtype=np.int32) for key in ("input_ids", "labels"))
     mask = np.asarray(batch.get("attention_mask", np.ones_like(ids)), dtype=bool)
+    if not ids.shape == labels.shape == mask.shape or ids.ndim != 2:
+        raise DataError(
+            "The batch that get_data_collator's function made has the shapes"
+            f" {ids.shape}, {labels.shape} and {mask.shape} (input_ids, labels, attention_mask)."
+            " All have to be the same [rows, tokens]."
+        )
     return [Document(i[m], t[m]) for i, t, m in zip(ids, labels, mask, strict=True)]
 
 

@@ -117,9 +117,7 @@ def _write_arrays(folder: Path, documents: Iterable[Document]) -> int:
             offsets.write(np.int64(end).tobytes())
             supervised.write(np.int64(document.supervised).tobytes())
             trained = document.labels[document.labels != IGNORE]
-            highest = max(
-                highest, int(document.input_ids.max()), int(trained.max(initial=-1))
-            )
+            highest = max(highest, int(document.input_ids.max()), int(trained.max(initial=-1)))
     return highest
 
 

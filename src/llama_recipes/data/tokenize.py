@@ -25,7 +25,7 @@ Truncation = Literal["error", "drop", "end"]
 
 @dataclass(frozen=True, slots=True)
 class Document:
-    """input_ids and labels, both [T] int32. labels[t] is input_ids[t] or IGNORE, not yet shifted."""
+    """input_ids and labels, both [T] int32; labels are not shifted, IGNORE where not trained."""
 
     input_ids: NDArray[np.int32]
     labels: NDArray[np.int32]
@@ -140,7 +140,7 @@ def _document(
             ids.append(tokenizer.eos_id)
             labels.append(tokenizer.eos_id)
         if train_on_prompt:
-            labels = list(ids)
+            labels = ids
     return Document(np.asarray(ids, dtype=np.int32), np.asarray(labels, dtype=np.int32))
 
 

@@ -135,8 +135,12 @@ def load_tokenizer(path: Path) -> Tokenizer:
     return Tokenizer(_from_folder(path))
 
 
+def holds_tokenizer(folder: Path) -> bool:
+    return any((folder / name).exists() for name in _TOKENIZER_FILES)
+
+
 def _from_folder(folder: Path) -> Any:
-    if not any((folder / name).exists() for name in _TOKENIZER_FILES):
+    if not holds_tokenizer(folder):
         raise CheckpointError(
             f"{folder} holds no tokenizer ({', '.join(_TOKENIZER_FILES)}: none is there)."
             " Fetch the tokenizer's files from where the model comes from, or name another folder"

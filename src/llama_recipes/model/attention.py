@@ -34,9 +34,8 @@ class DocumentAttention:
         outputs, start = [], 0
         for count, length in self.runs:
             end = start + count * length
-            outputs.append(
-                causal_attention(*(x[start:end].unflatten(0, (count, length)) for x in (q, k, v)))
-            )
+            run = (x[start:end].view(count, length, *x.shape[1:]) for x in (q, k, v))
+            outputs.append(causal_attention(*run))
             start = end
         return torch.cat([x.flatten(0, 1) for x in outputs])
 
@@ -50,7 +49,5 @@ def _equal_runs(lengths: Sequence[int]) -> Iterator[tuple[int, int]]:
 def causal_attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
     """q [B, T, H, d], k and v [B, T, K, d] → [B, T, H, d]."""
     q, k, v = (x.transpose(1, 2) for x in (q, k, v))
-    y = F.scaled_dot_product_attention(
-        q, k, v, is_causal=True, enable_gqa=q.shape[1] != k.shape[1]
-    )
+    y = F.scaled_dot_product_attention(q, k, v, is_causal=True, enable_gqa=q.shape[1] != k.shape[1])
     return y.transpose(1, 2)

@@ -10,6 +10,8 @@ V vocabulary.
 
 from __future__ import annotations
 
+from typing import cast
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -105,9 +107,7 @@ class DecoderLayer(nn.Module):
         self.post_attention_layernorm = RMSNorm(config.hidden_size, config.rms_norm_eps)
         self.mlp = MLP(config)
 
-    def forward(
-        self, x: Tensor, rotation: tuple[Tensor, Tensor], attention: AttentionFn
-    ) -> Tensor:
+    def forward(self, x: Tensor, rotation: tuple[Tensor, Tensor], attention: AttentionFn) -> Tensor:
         x = x + self.self_attn(self.input_layernorm(x), rotation, attention, self.layer)
         return x + self.mlp(self.post_attention_layernorm(x))  # type: ignore[no-any-return]
 
@@ -141,9 +141,13 @@ class Llama(nn.Module):
         x = self.model.embed_tokens(tokens)
         x = x.to(self.compute_dtype or x.dtype)
         rotation = rotation_table(self.config.rope, self.config.head_dim, positions, x.dtype)
-        for layer in self.model.layers:
+        for layer in self.layers:
             x = layer(x, rotation, attention)
         return self.model.norm(x)  # type: ignore[no-any-return]
+
+    @property
+    def layers(self) -> list[DecoderLayer]:
+        return cast(list[DecoderLayer], list(self.model.layers))
 
     @property
     def head_weight(self) -> Tensor:

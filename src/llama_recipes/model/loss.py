@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-_CHUNK_LOGITS = 2**24
+CHUNK_LOGITS = 2**24
 """Logits held at once: 64 MiB in float32; products of this size already run at full rate."""
 
 
@@ -26,7 +26,7 @@ def cross_entropy_sum(hidden: Tensor, head_weight: Tensor, targets: Tensor) -> T
     hidden [S, D], head_weight [V, D], targets [S] (token ids). The product is computed in
     hidden's dtype, the softmax in at least float32.
     """
-    loss: Tensor = _LinearCrossEntropy.apply(hidden, head_weight, targets)
+    loss: Tensor = _LinearCrossEntropy.apply(hidden, head_weight, targets)  # type: ignore[no-untyped-call]
     return loss
 
 
@@ -39,7 +39,7 @@ class _LinearCrossEntropy(torch.autograd.Function):
         grad_hidden = torch.empty_like(hidden) if need_hidden else None
         grad_weight = torch.zeros_like(head_weight, dtype=wide) if need_weight else None
         loss = torch.zeros((), dtype=wide, device=hidden.device)
-        rows = max(1, _CHUNK_LOGITS // weight.shape[0])
+        rows = max(1, CHUNK_LOGITS // weight.shape[0])
         for start in range(0, hidden.shape[0], rows):
             chunk = slice(start, start + rows)
             target = targets[chunk, None]

@@ -16,11 +16,11 @@ from llama_recipes.model.config import RopeConfig
 def inverse_frequencies(rope: RopeConfig, head_dim: int, device: torch.device) -> Tensor:
     """Radians per position of each of the d/2 rotating pairs, [d/2] float32."""
     exponents = torch.arange(0, head_dim, 2, dtype=torch.float32, device=device) / head_dim
-    frequencies = 1.0 / (rope.theta**exponents)
+    frequencies = torch.pow(rope.theta, exponents).reciprocal()
     if rope.scaling is None:
         return frequencies
     if rope.scaling["rope_type"] == "linear":
-        return frequencies / rope.scaling["factor"]
+        return frequencies / float(rope.scaling["factor"])
     return _llama3(
         frequencies,
         factor=rope.scaling["factor"],

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from functools import partial
 from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any, Protocol, cast
 
-from llama_recipes.data.example import BadRow, Source, Split, Tokens
+from llama_recipes.data.example import BadRow, Collator, Source, Split, Tokens
 from llama_recipes.data.sources import user_code
 from llama_recipes.data.sources.origin import existing_file
 from llama_recipes.data.sources.rows import UnusableError, kind
@@ -60,14 +60,15 @@ def open_custom(section: CustomDataset, split: Split, tokenizer: Tokenizer) -> S
     )
 
 
-def _collator(module: ModuleType, file: Path, tokenizer: Tokenizer) -> Callable[..., object] | None:
+def _collator(module: ModuleType, file: Path, tokenizer: Tokenizer) -> Collator | None:
     if not hasattr(module, _COLLATOR):
         return None
     make = user_code.function(module, _COLLATOR, file)
     collator = user_code.guarded(file, lambda: make(tokenizer.hf))
     if not callable(collator):
         raise DataError(f"{_COLLATOR} in {file} returned {kind(collator)}; a function is needed.")
-    return collator
+    made = cast(Collator, collator)
+    return lambda samples: user_code.guarded(file, lambda: made(samples))
 
 
 def _file_and_function(setting: str) -> tuple[Path, str]:

@@ -1,0 +1,52 @@
+"""The training and the validation documents of a run."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from llama_recipes.configs.datasets import FileDataset
+from llama_recipes.configs.section import Section
+from llama_recipes.data.example import Collator, Format
+from llama_recipes.data.prepare import Preparation, prepare, split_off
+from llama_recipes.data.sources import open_source
+from llama_recipes.data.store import TokenStore
+from llama_recipes.data.tokenizer import Tokenizer
+from llama_recipes.errors import DataError
+
+
+@dataclass(frozen=True)
+class Splits:
+    """validation: None where the data set has none or it was not asked for.
+
+    format: how a prompt has to be written for a model trained on this.
+    """
+
+    train: TokenStore
+    validation: TokenStore | None
+    format: Format
+    collator: Collator | None
+
+
+def open_splits(
+    section: Section,
+    tokenizer: Tokenizer,
+    how: Preparation,
+    *,
+    validate: bool,
+    seed: int,
+    notify: Callable[[str], None],
+) -> Splits:
+    """Read, tokenise and cache a data set. Raises DataError."""
+    source = open_source(section, "train", tokenizer=tokenizer, seed=seed)
+    if source is None:
+        raise DataError("The data set has no training part.")
+    train = prepare(source, tokenizer, how, notify=notify)
+    validation = None
+    if validate:
+        held_out = open_source(section, "validation", tokenizer=tokenizer, seed=seed)
+        if held_out is not None:
+            validation = prepare(held_out, tokenizer, how, notify=notify)
+        elif isinstance(section, FileDataset) and section.validation_fraction:
+            train, validation = split_off(train, section.validation_fraction, seed=seed)
+    return Splits(train, validation, source.format, source.collator)

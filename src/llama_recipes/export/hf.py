@@ -1,0 +1,88 @@
+"""The results of a run as folders that transformers and peft load as they are."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+from huggingface_hub import split_torch_state_dict_into_shards
+from safetensors.torch import save_file
+
+from llama_recipes.adapters.peft_format import CONFIG_FILE, WEIGHTS_FILE, lora_config_file
+from llama_recipes.adapters.peft_format import lora_tensors as adapter_tensors
+from llama_recipes.checkpoint.store import drafted, publish
+from llama_recipes.configs.peft import LoraConfig
+from llama_recipes.data.tokenizer import Tokenizer
+from llama_recipes.model.llama import Llama
+
+_SHARD_BYTES = 5 * 10**9
+_INDEX = "model.safetensors.index.json"
+_SINGLE = "model.safetensors"
+
+
+def save_adapter(model: Llama, folder: Path, *, config: LoraConfig, base_model: str) -> None:
+    """The LoRA weights in float32 and the settings that peft needs to load them."""
+    folder.mkdir(parents=True, exist_ok=True)
+    publish(folder / CONFIG_FILE, lora_config_file(config, base_model))
+    with drafted(folder / WEIGHTS_FILE) as draft:
+        save_file(adapter_tensors(model), draft, metadata={"format": "pt"})
+
+
+def save_model(
+    model: Llama,
+    folder: Path,
+    *,
+    generation_config: Mapping[str, Any],
+    shard_bytes: int = _SHARD_BYTES,
+) -> None:
+    """All weights in the dtype that they were trained in, sharded above `shard_bytes`.
+
+    What stood there before stays valid until the new file, or the new index, replaces it.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    publish(folder / "config.json", _json(model.config.to_hf() | {"dtype": _dtype(model)}))
+    publish(folder / "generation_config.json", _json(generation_config))
+    tensors = {key: value.detach().contiguous() for key, value in model.state_dict().items()}
+    split = split_torch_state_dict_into_shards(
+        tensors,
+        filename_pattern=_fresh_pattern(folder),
+        max_shard_size=shard_bytes,
+    )
+    if not split.is_sharded:
+        with drafted(folder / _SINGLE) as draft:
+            save_file(tensors, draft, metadata={"format": "pt"})
+        return
+    for name, keys in split.filename_to_tensors.items():
+        with drafted(folder / name) as draft:
+            save_file({key: tensors[key] for key in keys}, draft, metadata={"format": "pt"})
+    index = {"metadata": split.metadata, "weight_map": split.tensor_to_filename}
+    publish(folder / _INDEX, _json(index))
+    for old in folder.glob("model*-of-*.safetensors"):
+        if old.name not in split.filename_to_tensors:
+            old.unlink()
+
+
+def save_tokenizer(tokenizer: Tokenizer, folder: Path) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    with TemporaryDirectory() as temporary:
+        tokenizer.save(Path(temporary))
+        for file in sorted(Path(temporary).iterdir()):
+            publish(folder / file.name, file.read_bytes())
+
+
+def _fresh_pattern(folder: Path) -> str:
+    """Shards never overwrite those that the present index names: the index is what switches."""
+    if not any(folder.glob("model-0*-of-*.safetensors")):
+        return "model{suffix}.safetensors"
+    return "model-next{suffix}.safetensors"
+
+
+def _dtype(model: Llama) -> str:
+    return str(model.head_weight.dtype).removeprefix("torch.")
+
+
+def _json(content: Mapping[str, Any]) -> bytes:
+    return (json.dumps(content, indent=2) + "\n").encode()

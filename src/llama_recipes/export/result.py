@@ -1,0 +1,51 @@
+"""A run's weights in `output_dir`: the best, and in `last/` the last where they differ."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from llama_recipes.configs.peft import LoraConfig
+from llama_recipes.data.tokenizer import Tokenizer
+from llama_recipes.errors import CheckpointError
+from llama_recipes.export.hf import save_adapter, save_model, save_tokenizer
+from llama_recipes.model.llama import Llama
+
+LAST = "last"
+
+
+class ResultWriter:
+    """Called with `best`, it writes the model's present weights as an adapter or a full model."""
+
+    def __init__(
+        self,
+        folder: Path,
+        model: Llama,
+        tokenizer: Tokenizer,
+        *,
+        adapter: LoraConfig | None,
+        base_model: str,
+        generation_config: Mapping[str, Any] | None,
+    ) -> None:
+        self.folder, self.model, self.tokenizer = folder, model, tokenizer
+        self.adapter, self.base_model = adapter, base_model
+        self.generation_config = generation_config or {
+            "bos_token_id": tokenizer.bos_id,
+            "eos_token_id": list(tokenizer.stop_ids),
+            "pad_token_id": tokenizer.pad_id,
+        }
+
+    def __call__(self, *, best: bool) -> None:
+        folder = self.folder if best else self.folder / LAST
+        try:
+            save_tokenizer(self.tokenizer, folder)
+            if self.adapter is not None:
+                save_adapter(self.model, folder, config=self.adapter, base_model=self.base_model)
+            else:
+                save_model(self.model, folder, generation_config=self.generation_config)
+        except OSError as error:
+            raise CheckpointError(
+                f"The result could not be written to {folder}: {error.strerror or error}. What was"
+                " saved there before is intact. Make room or give another --output_dir."
+            ) from error

@@ -1,0 +1,35 @@
+"""`python -m llama_recipes.finetuning`: read the settings, then run.
+
+Nothing heavy is imported before the settings are known to be right: `--help` and a mistyped flag
+answer at once.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+
+from llama_recipes.configs.flags import parse, to_yaml
+from llama_recipes.errors import guard
+
+PROG = "python -m llama_recipes.finetuning"
+
+
+def main(argv: Sequence[str], *, prog: str = PROG) -> int:
+    """Fine-tune as the flags say; return the exit code."""
+
+    def body() -> int:
+        command = parse(argv, prog=prog)
+        if command.print_config:
+            print(to_yaml(command.config), end="")
+            return 0
+        from llama_recipes.run import finetune
+
+        finetune(command.config)
+        return 0
+
+    return guard(body, debug="--debug" in argv)
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

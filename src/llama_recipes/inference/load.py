@@ -1,0 +1,113 @@
+"""A model ready to answer: a base model, the result of a run, or an adapter on its base."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final, get_args
+
+import torch
+
+from llama_recipes.adapters.peft_format import is_adapter, read_adapter_config, read_lora_config
+from llama_recipes.adapters.select import adapt, start_adapter
+from llama_recipes.data.example import Format
+from llama_recipes.data.tokenizer import Tokenizer, holds_tokenizer, load_tokenizer
+from llama_recipes.errors import CheckpointError, ConfigError
+from llama_recipes.export.result import LAST
+from llama_recipes.inference.prompts import default_format
+from llama_recipes.model.llama import Llama
+from llama_recipes.model.source import ModelSource, open_model
+from llama_recipes.model.weights import load_weights
+from llama_recipes.monitoring.results import RESULTS_FILE
+
+_FORMATS: Final[Mapping[str, Format]] = {name: name for name in get_args(Format)}
+
+
+@dataclass(frozen=True, slots=True)
+class Loaded:
+    """prompt_format: how a prompt stood before its answer when the model was trained."""
+
+    model: Llama
+    tokenizer: Tokenizer
+    prompt_format: Format
+    name: str
+
+
+def load_for_inference(
+    name: str, *, base: str | None = None, device: torch.device, dtype: torch.dtype
+) -> Loaded:
+    """Load what `name` says, with every weight in `dtype`, in which everything is computed.
+
+    base: the model that an adapter is put on, where it is not the one that the adapter names.
+    An adapter stays beside its base's weights: added to them, it would be rounded with them, and
+    answers would not be those of training. Raises CheckpointError and ConfigError.
+    """
+    folder = Path(name).expanduser()
+    adapter = None
+    if is_adapter(folder) and not (folder / "config.json").exists():
+        adapter = folder
+        source = _base_of(folder, base)
+    elif base is not None:
+        raise ConfigError(
+            f"--base_model is {base}, but {name} is no adapter: it holds no adapter_config.json."
+            " Leave --base_model away, or give the adapter's folder as the model."
+        )
+    else:
+        source = open_model(name)
+    has_its_own = adapter is not None and holds_tokenizer(folder)
+    tokenizer = load_tokenizer(folder if has_its_own else source.path)
+    return Loaded(
+        model=_build(source, adapter, device=device, dtype=dtype),
+        tokenizer=tokenizer,
+        prompt_format=_trained_format(folder) or default_format(tokenizer),
+        name=name,
+    )
+
+
+def _base_of(folder: Path, base: str | None) -> ModelSource:
+    if base is not None:
+        return open_model(base)
+    named = read_adapter_config(folder).get("base_model_name_or_path")
+    if not named:
+        raise ConfigError(
+            f"{folder} is an adapter that does not say which model it belongs to."
+            " Name that model with --base_model."
+        )
+    try:
+        return open_model(str(named))
+    except CheckpointError as error:
+        raise CheckpointError(
+            f"{folder} is an adapter of {named}, which cannot be opened: {error}"
+            " If it is elsewhere now, say where with --base_model."
+        ) from error
+
+
+def _build(
+    source: ModelSource, adapter: Path | None, *, device: torch.device, dtype: torch.dtype
+) -> Llama:
+    with torch.device("meta"):
+        model = Llama(source.config, compute_dtype=dtype)
+        names = adapt(model, None if adapter is None else read_lora_config(adapter))
+    model.to(dtype)
+    load_weights(model, source.tensors, device=device, skip=names)
+    if adapter is not None:
+        start_adapter(model, checkpoint=str(adapter), seed=0, device=device)
+    return model.requires_grad_(False).eval()
+
+
+def _trained_format(folder: Path) -> Format | None:
+    """What the results of the run say; None where this is no run's result."""
+    path = (folder.parent if folder.name == LAST else folder) / RESULTS_FILE
+    if not path.is_file():
+        return None
+    try:
+        results = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise CheckpointError(
+            f"{path} is not valid JSON ({error}). Remove it, and say with --prompt_format how"
+            " prompts were written in training."
+        ) from error
+    name = results.get("prompt_format") if isinstance(results, dict) else None
+    return _FORMATS.get(name) if isinstance(name, str) else None

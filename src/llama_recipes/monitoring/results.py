@@ -1,0 +1,42 @@
+"""results.json: the original's keys, and how the run ended."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from statistics import fmean
+from typing import Any
+
+from llama_recipes.monitoring.run_log import finite, perplexity
+
+RESULTS_FILE = "results.json"
+
+
+def summarise(
+    *,
+    epoch_losses: Sequence[float],
+    eval_losses: Sequence[float],
+    epoch_seconds: Sequence[float],
+    save_seconds: Sequence[float],
+    **facts: Any,
+) -> dict[str, Any]:
+    """Means over epochs, evaluations and savings; `facts` are added as they are.
+
+    Losses in nats per token, times in seconds; None where there was nothing to average.
+    `model_tflops` and `metrics_filename` belong to flop_counter and save_metrics.
+    """
+    results = {
+        "avg_train_prep": _mean([perplexity(loss) for loss in epoch_losses]),
+        "avg_train_loss": _mean(epoch_losses),
+        "avg_eval_prep": _mean([perplexity(loss) for loss in eval_losses]),
+        "avg_eval_loss": _mean(eval_losses),
+        "avg_epoch_time": _mean(epoch_seconds),
+        "avg_checkpoint_time": _mean(save_seconds),
+        "model_tflops": None,
+        "metrics_filename": None,
+        **facts,
+    }
+    return finite(results)
+
+
+def _mean(values: Sequence[float]) -> float | None:
+    return fmean(values) if values else None

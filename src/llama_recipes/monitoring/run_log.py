@@ -1,0 +1,57 @@
+"""metrics.jsonl: what a run leaves for machines to read, line by line."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+METRICS_FILE = "metrics.jsonl"
+
+
+class RunLog:
+    """Appends one JSON object a line and flushes it: what was logged survives a crash.
+
+    Without a folder nothing is written.
+    """
+
+    def __init__(self, folder: Path | None) -> None:
+        self._file = None
+        if folder is not None:
+            self._file = (folder / METRICS_FILE).open("a", encoding="utf-8")
+
+    def write(self, record: Mapping[str, Any]) -> None:
+        if self._file is not None:
+            self._file.write(json.dumps(finite(record), allow_nan=False) + "\n")
+            self._file.flush()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        if self._file is not None:
+            self._file.close()
+
+
+def finite(record: Mapping[str, Any]) -> dict[str, Any]:
+    """JSON has no infinity: a perplexity that overflows is null."""
+    return {
+        key: None if isinstance(value, float) and not math.isfinite(value) else value
+        for key, value in record.items()
+    }
+
+
+def perplexity(loss: float) -> float:
+    """exp(loss), infinite where that overflows. `loss` in nats per token."""
+    try:
+        return math.exp(loss)
+    except OverflowError:
+        return math.inf

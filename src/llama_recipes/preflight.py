@@ -1,0 +1,124 @@
+"""What is settled, and what is refused, before the first step is made."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from tempfile import TemporaryFile
+from typing import Any
+
+import torch
+
+from llama_recipes.adapters.select import adapter_config
+from llama_recipes.configs.peft import LoraConfig
+from llama_recipes.configs.run import RunConfig
+from llama_recipes.configs.section import Section, is_given
+from llama_recipes.data.loader import Loader
+from llama_recipes.data.splits import Splits
+from llama_recipes.data.tokenizer import Tokenizer
+from llama_recipes.errors import CheckpointError, ConfigError
+from llama_recipes.model.config import LlamaConfig
+from llama_recipes.model.llama import Llama
+from llama_recipes.monitoring.memory import GIB, available_memory_gib
+from llama_recipes.monitoring.results import RESULTS_FILE
+from llama_recipes.monitoring.run_log import METRICS_FILE
+from llama_recipes.monitoring.screen import Screen
+from llama_recipes.parallel.device import has_bf16
+from llama_recipes.training.memory import step_bytes
+from llama_recipes.training.windows import largest_slice
+
+
+def output_folder(config: RunConfig) -> Path | None:
+    """Make the run's folder; None where none was given. Raises ConfigError.
+
+    A folder that holds the results of a run is never written over; what an unfinished run that
+    saved nothing left there is replaced.
+    """
+    train = config.train_config
+    if not is_given(train.output_dir):
+        return None
+    folder = Path(train.output_dir)
+    held = [
+        name
+        for pattern in (RESULTS_FILE, "*.safetensors", "config.json")
+        for name in sorted(path.name for path in folder.glob(pattern))
+    ]
+    if held:
+        raise ConfigError(
+            f"--output_dir {folder} already holds {', '.join(held[:3])}, the result of a run,"
+            " which is not written over. Name another folder, or remove this one."
+        )
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with TemporaryFile(dir=folder):
+            pass
+        (folder / METRICS_FILE).unlink(missing_ok=True)
+    except OSError as error:
+        raise ConfigError(
+            f"--output_dir {folder} cannot be written to: {error.strerror or error}."
+            " Name a folder that you may write to."
+        ) from error
+    return folder
+
+
+def resolve(
+    config: RunConfig, model: LlamaConfig, screen: Screen
+) -> tuple[RunConfig, LoraConfig | None]:
+    """Settle what depends on the model or on an adapter that is gone on with.
+
+    Raises ConfigError where a context_length was asked for that the model does not have.
+    """
+    train, limit = config.train_config, model.max_position_embeddings
+    if train.context_length > limit:
+        if config.was_set("train_config.context_length"):
+            raise ConfigError(
+                f"--context_length is {train.context_length}, but the model was made for at most"
+                f" {limit} tokens. Give at most {limit}."
+            )
+        screen.line(f"context_length is {limit}, the model's own limit.")
+        config = _with(config, "train_config", context_length=limit)
+    adapter = adapter_config(config)
+    if adapter is not None and adapter != config.lora_config:
+        screen.line(f"The adapter of {train.from_peft_checkpoint} sets r={adapter.r} and the rest.")
+        config = config.model_copy(update={"lora_config": adapter})
+    return config, adapter
+
+
+def _with(config: RunConfig, section: str, **values: Any) -> RunConfig:
+    changed: Section = config.section(section).model_copy(update=values)
+    return config.model_copy(update={section: changed})
+
+
+def check_vocabulary(splits: Splits, tokenizer: Tokenizer, model: LlamaConfig) -> None:
+    """Raises CheckpointError where an id of the data has no row in the embedding."""
+    stores = [splits.train, *([splits.validation] if splits.validation else [])]
+    highest = max(tokenizer.pad_id, *(store.highest_id for store in stores))
+    if highest >= model.vocab_size:
+        raise CheckpointError(
+            f"The tokenizer gives the id {highest} ({tokenizer.decode([highest])!r}), but the"
+            f" model's embedding has only {model.vocab_size} rows. Use the tokenizer that belongs"
+            " to the model."
+        )
+
+
+def compute_dtype(device: torch.device, mixed_precision: bool, screen: Screen) -> torch.dtype:
+    """bf16 where it was asked for and the device has it."""
+    if not mixed_precision:
+        return torch.float32
+    if not has_bf16(device):
+        screen.line("This device has no bf16 arithmetic: everything is computed in fp32.")
+        return torch.float32
+    return torch.bfloat16
+
+
+def check_memory(model: Llama, loader: Loader, device: torch.device) -> None:
+    """Raises ConfigError where the first step would not fit in the memory that is left."""
+    available = available_memory_gib(device)
+    if available is None:
+        return
+    needed = step_bytes(model, largest_slice(loader, device)) / GIB
+    if needed > available:
+        raise ConfigError(
+            f"A step needs about {needed:.1f} GiB beside the weights, and {available:.1f} GiB are"
+            " left on this device. Lower --context_length or --batch_size_training, train an"
+            " adapter with --use_peft instead of all weights, or take a smaller model."
+        )

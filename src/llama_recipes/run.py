@@ -1,0 +1,215 @@
+"""One fine-tuning run from settings to results, in a straight line: the only file that sees all."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from llama_recipes import preflight
+from llama_recipes.adapters.select import adapt, start_adapter
+from llama_recipes.checkpoint.store import publish
+from llama_recipes.configs.flags import to_yaml
+from llama_recipes.configs.peft import LoraConfig
+from llama_recipes.configs.run import RunConfig
+from llama_recipes.configs.training import TrainConfig
+from llama_recipes.data.loader import Loader
+from llama_recipes.data.prepare import Preparation
+from llama_recipes.data.splits import Splits, open_splits
+from llama_recipes.data.store import TokenStore
+from llama_recipes.data.tokenizer import Tokenizer, load_tokenizer
+from llama_recipes.export.result import ResultWriter
+from llama_recipes.model.llama import Llama
+from llama_recipes.model.source import ModelSource, open_model
+from llama_recipes.model.weights import load_weights
+from llama_recipes.monitoring.results import RESULTS_FILE, summarise
+from llama_recipes.monitoring.run_log import RunLog
+from llama_recipes.monitoring.screen import Screen
+from llama_recipes.parallel.device import choose_device
+from llama_recipes.training.loop import Run
+from llama_recipes.training.optimizers import make_optimizer
+from llama_recipes.training.precision import set_precision
+from llama_recipes.training.schedule import Schedule
+from llama_recipes.training.selection import Selection
+from llama_recipes.training.windows import count_steps
+
+
+def finetune(config: RunConfig, screen: Screen | None = None) -> dict[str, Any]:
+    """Run `config` and return what results.json holds. Raises LlamaRecipesError."""
+    screen = screen or Screen()
+    for warning in config.warnings():
+        screen.warn(warning)
+    folder = preflight.output_folder(config)
+    source = open_model(config.train_config.model_name)
+    config, adapter = preflight.resolve(config, source.config, screen)
+    train = config.train_config
+    if folder is not None:
+        publish(folder / "config.yaml", to_yaml(config).encode())
+
+    tokenizer = load_tokenizer(Path(train.tokenizer_name or source.path))
+    splits = _open_splits(config, tokenizer, screen)
+    preflight.check_vocabulary(splits, tokenizer, source.config)
+
+    device = choose_device()
+    dtype = preflight.compute_dtype(device, train.mixed_precision, screen)
+    model = build_model(
+        source, adapter, dtype=dtype, device=device, seed=train.seed,
+        adapter_checkpoint=train.from_peft_checkpoint,
+    )  # fmt: skip
+    _describe_model(model, train.model_name, screen)
+    loader, eval_loader = _make_loaders(train, splits, tokenizer, screen)
+    preflight.check_memory(model, loader, device)
+
+    save = None
+    if folder is not None and train.save_model:
+        save = ResultWriter(
+            folder, model, tokenizer,
+            adapter=adapter, base_model=train.model_name,
+            generation_config=source.generation_config,
+        )  # fmt: skip
+    selection = Selection(save, patience=train.early_stopping_patience)
+    schedule = _make_schedule(train, loader)
+    torch.manual_seed(train.seed)
+    with RunLog(folder) as log, screen.training(schedule.total_steps):
+        progress = Run(
+            model,
+            make_optimizer(model, lr=train.lr, weight_decay=train.weight_decay),
+            schedule,
+            loader,
+            eval_loader,
+            config=train,
+            selection=selection,
+            log=log,
+            screen=screen,
+        ).train()
+
+    results = summarise(
+        epoch_losses=progress.epoch_losses,
+        eval_losses=progress.eval_losses,
+        epoch_seconds=progress.epoch_seconds,
+        save_seconds=selection.save_seconds,
+        best_step=selection.best_step,
+        best_eval_loss=selection.best_loss,
+        steps=progress.step,
+        tokens=progress.tokens,
+        supervised_tokens=progress.supervised_tokens,
+        stop_reason=progress.stop_reason,
+        prompt_format=splits.format,
+    )
+    if folder is not None:
+        publish(folder / RESULTS_FILE, (json.dumps(results, indent=2) + "\n").encode())
+    _conclude(results, folder if save else None, screen)
+    return results
+
+
+def build_model(
+    source: ModelSource,
+    adapter: LoraConfig | None,
+    *,
+    dtype: torch.dtype,
+    device: torch.device,
+    seed: int,
+    adapter_checkpoint: str = "",
+) -> Llama:
+    """Shape first, on meta; then every weight straight into its final place and dtype."""
+    with torch.device("meta"):
+        model = Llama(source.config, compute_dtype=dtype)
+        adapter_names = adapt(model, adapter)
+    set_precision(model, dtype)
+    load_weights(model, source.tensors, device=device, skip=adapter_names)
+    if adapter is not None:
+        start_adapter(model, checkpoint=adapter_checkpoint, seed=seed, device=device)
+    return model
+
+
+def _open_splits(config: RunConfig, tokenizer: Tokenizer, screen: Screen) -> Splits:
+    train = config.train_config
+    splits = open_splits(
+        config.dataset,
+        tokenizer,
+        Preparation(train.context_length, train.truncation, train.train_on_prompt),
+        validate=train.run_validation,
+        seed=train.seed,
+        notify=screen.line,
+    )
+    screen.line(f"--> Training Set Length = {len(splits.train)}{_losses(splits.train)}")
+    if splits.validation is not None:
+        length = len(splits.validation)
+        screen.line(f"--> Validation Set Length = {length}{_losses(splits.validation)}")
+    elif train.run_validation:
+        screen.warn("This data set has no validation part: nothing is evaluated.")
+    return splits
+
+
+def _losses(store: TokenStore) -> str:
+    """What preparing the data left out or cut, in words; empty where nothing was."""
+    counts = store.report["counts"]
+    kinds = {
+        "bad_rows": "bad rows skipped",
+        "too_long": "dropped as too long",
+        "no_supervised_token": "dropped without a supervised token",
+        "truncated": "cut to context_length",
+    }
+    said = [f"{counts[kind]} {words}" for kind, words in kinds.items() if counts.get(kind)]
+    return f" ({', '.join(said)})" if said else ""
+
+
+def _describe_model(model: Llama, name: str, screen: Screen) -> None:
+    total = sum(p.numel() for p in model.parameters())
+    trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
+    screen.line(f"--> {name} has {total / 1e6:.6f} Million params")
+    screen.line(
+        f"trainable params: {trained:,} || all params: {total:,}"
+        f" || trainable%: {100 * trained / total:.4f}"
+    )
+
+
+def _make_loaders(
+    train: TrainConfig, splits: Splits, tokenizer: Tokenizer, screen: Screen
+) -> tuple[Loader, Loader | None]:
+    common: dict[str, Any] = {
+        "strategy": train.batching_strategy,
+        "context_length": train.context_length,
+        "pad_id": tokenizer.pad_id,
+        "seed": train.seed,
+        "workers": train.num_workers_dataloader,
+        "collator": splits.collator,
+    }
+    loader = Loader(splits.train, batch_size=train.batch_size_training, shuffle=True, **common)
+    screen.line(f"--> Num of Training Set Batches loaded = {len(loader.plan(0))}")
+    if splits.validation is None:
+        return loader, None
+    eval_loader = Loader(
+        splits.validation, batch_size=train.val_batch_size, shuffle=False, **common
+    )
+    screen.line(f"--> Num of Validation Set Batches loaded = {len(eval_loader.plan(0))}")
+    return loader, eval_loader
+
+
+def _make_schedule(train: TrainConfig, loader: Loader) -> Schedule:
+    return Schedule(
+        kind=train.lr_scheduler,
+        peak=train.lr,
+        warmup_steps=train.warmup_steps,
+        total_steps=count_steps(
+            loader,
+            epochs=train.num_epochs,
+            accumulation=train.gradient_accumulation_steps,
+            limit=train.max_train_step,
+        ),
+        gamma=train.gamma,
+    )
+
+
+def _conclude(results: dict[str, Any], saved_in: Path | None, screen: Screen) -> None:
+    screen.line(f"Training is over: {results['stop_reason']}.")
+    if results["best_eval_loss"] is not None:
+        screen.line(
+            f"best eval loss on step {results['best_step']} is {results['best_eval_loss']:.4f}"
+        )
+    if saved_in is not None:
+        screen.line(f"The result is saved in {saved_in}")
+    for key, value in results.items():
+        screen.line(f"Key: {key}, Value: {value}")

@@ -1,0 +1,84 @@
+"""One optimizer step. Everything else about a run happens in the caller.
+
+The loss is the sum over the supervised tokens of the whole global batch, divided once by their
+number, in nats per token: however the batch is cut into micro-batches, rows or slices.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from llama_recipes.data.loader import Batch
+from llama_recipes.errors import NonFiniteError
+from llama_recipes.model.attention import DocumentAttention
+from llama_recipes.model.llama import Llama
+from llama_recipes.model.loss import cross_entropy_sum
+
+
+@dataclass(frozen=True)
+class StepResult:
+    """loss: nats per supervised token; grad_norm: Euclidean, before clipping."""
+
+    loss: float
+    grad_norm: float
+    tokens: int
+    supervised_tokens: int
+
+
+def batch_loss(model: Llama, batch: Batch) -> Tensor:
+    """Summed loss of a batch in nats; the head sees supervised tokens only."""
+    hidden = model(batch.tokens, batch.positions, DocumentAttention(batch.spans))
+    return cross_entropy_sum(hidden[batch.supervised], model.head_weight, batch.targets)
+
+
+def train_step(
+    model: Llama,
+    batches: Sequence[Batch],
+    optimizer: Optimizer,
+    *,
+    clip_norm: float | None = None,
+) -> StepResult | None:
+    """Update the weights from all micro-batches of one step; gradients are zero before and after.
+
+    None where no token is supervised: nothing is changed then. Raises NonFiniteError, with the
+    weights unchanged, where the loss or a gradient is not finite.
+    """
+    supervised = sum(batch.num_supervised for batch in batches)
+    if not supervised:
+        return None
+    loss = torch.zeros((), device=model.head_weight.device)
+    for batch in batches:
+        if batch.num_supervised:
+            part = batch_loss(model, batch) / supervised
+            part.backward()  # type: ignore[no-untyped-call]
+            loss += part.detach()
+    parameters = [p for group in optimizer.param_groups for p in group["params"]]
+    grad_norm = nn.utils.clip_grad_norm_(parameters, math.inf if clip_norm is None else clip_norm)
+    result = StepResult(
+        loss=loss.item(),
+        grad_norm=grad_norm.item(),
+        tokens=sum(batch.num_tokens for batch in batches),
+        supervised_tokens=supervised,
+    )
+    if not (math.isfinite(result.loss) and math.isfinite(result.grad_norm)):
+        optimizer.zero_grad()
+        raise NonFiniteError(_explain(result, batches))
+    optimizer.step()
+    optimizer.zero_grad()
+    return result
+
+
+def _explain(result: StepResult, batches: Sequence[Batch]) -> str:
+    documents = sorted(number for batch in batches for number in batch.documents)
+    shown = ", ".join(map(str, documents[:20])) + (", …" if len(documents) > 20 else "")
+    return (
+        f"The loss is {result.loss} and the gradient's norm {result.grad_norm}: the step was not"
+        f" made and the weights are those of the step before. Documents of this step: {shown}."
+        " Lower --lr, switch on --gradient_clipping, or look at these documents."
+    )

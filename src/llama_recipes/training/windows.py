@@ -1,0 +1,60 @@
+"""A run's optimizer steps in order, and the parts in which each is computed."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from itertools import islice
+
+import torch
+
+from llama_recipes.data.loader import Batch, Loader
+
+SLICE_TOKENS = 4096
+"""Tokens that go through the model at a time on a CPU.
+
+Documents are independent, so a micro-batch computed in slices gives the same update; larger slices
+are no faster there, and the memory of their activations grows in proportion."""
+
+
+@dataclass(frozen=True)
+class Window:
+    """The micro-batches of one optimizer step. Epochs count from 0."""
+
+    epoch: int
+    batches: list[Batch]
+    ends_epoch: bool
+
+
+def windows(loader: Loader, *, epochs: int, accumulation: int) -> Iterator[Window]:
+    """Every `accumulation` micro-batches are a step; an epoch's last one takes what is left."""
+    for epoch in range(epochs):
+        batches = loader.batches(epoch)
+        following = list(islice(batches, accumulation))
+        while following:
+            present, following = following, list(islice(batches, accumulation))
+            yield Window(epoch, present, ends_epoch=not following)
+
+
+def count_steps(loader: Loader, *, epochs: int, accumulation: int, limit: int) -> int:
+    """Optimizer steps of a run; `limit` 0 means none."""
+    total = sum(math.ceil(len(loader.plan(epoch)) / accumulation) for epoch in range(epochs))
+    return min(total, limit or total)
+
+
+def largest_slice(loader: Loader, device: torch.device) -> int:
+    """Tokens of the largest piece that `on_device` can yield."""
+    longest = int(loader.store.lengths.max())
+    row = longest if loader.strategy == "padding" else loader.context_length
+    batch = row * loader.batch_size
+    return max(longest, min(batch, SLICE_TOKENS)) if device.type == "cpu" else batch
+
+
+def on_device(batches: Iterable[Batch], device: torch.device) -> Iterator[Batch]:
+    """Batches as they are computed: moved to a GPU, or in slices on a CPU."""
+    for batch in batches:
+        if device.type == "cpu":
+            yield from batch.split(SLICE_TOKENS)
+        else:
+            yield batch.to(device)
