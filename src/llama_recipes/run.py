@@ -22,7 +22,7 @@ from llama_recipes.data.store import TokenStore
 from llama_recipes.data.tokenizer import Tokenizer, load_tokenizer
 from llama_recipes.export.result import ResultWriter
 from llama_recipes.model.llama import Llama
-from llama_recipes.model.source import ModelSource, open_model
+from llama_recipes.model.source import TOKENIZER_FILES, ModelSource, locate, open_model
 from llama_recipes.model.weights import load_weights
 from llama_recipes.monitoring.results import RESULTS_FILE, summarise
 from llama_recipes.monitoring.run_log import RunLog
@@ -48,7 +48,7 @@ def finetune(config: RunConfig, screen: Screen | None = None) -> dict[str, Any]:
     if folder is not None:
         publish(folder / "config.yaml", to_yaml(config).encode())
 
-    tokenizer = load_tokenizer(Path(train.tokenizer_name or source.path))
+    tokenizer = load_tokenizer(_tokenizer_path(train, source))
     splits = _open_splits(config, tokenizer, screen)
     preflight.check_vocabulary(splits, tokenizer, source.config)
 
@@ -66,7 +66,7 @@ def finetune(config: RunConfig, screen: Screen | None = None) -> dict[str, Any]:
     if folder is not None and train.save_model:
         save = ResultWriter(
             folder, model, tokenizer,
-            adapter=adapter, base_model=train.model_name,
+            adapter=adapter, base_model=source.name,
             generation_config=source.generation_config,
         )  # fmt: skip
     selection = Selection(save, patience=train.early_stopping_patience)
@@ -122,6 +122,12 @@ def build_model(
     if adapter is not None:
         start_adapter(model, checkpoint=adapter_checkpoint, seed=seed, device=device)
     return model
+
+
+def _tokenizer_path(train: TrainConfig, source: ModelSource) -> Path:
+    if train.tokenizer_name is None:
+        return source.path
+    return locate(train.tokenizer_name, what="tokenizer", hub_files=TOKENIZER_FILES)
 
 
 def _open_splits(config: RunConfig, tokenizer: Tokenizer, screen: Screen) -> Splits:
@@ -212,4 +218,5 @@ def _conclude(results: dict[str, Any], saved_in: Path | None, screen: Screen) ->
     if saved_in is not None:
         screen.line(f"The result is saved in {saved_in}")
     for key, value in results.items():
-        screen.line(f"Key: {key}, Value: {value}")
+        if value is not None:
+            screen.line(f"Key: {key}, Value: {value}")

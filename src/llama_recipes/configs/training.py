@@ -70,7 +70,7 @@ class TrainConfig(Section):
         description="Take the loss on the prompt's tokens too, not on the answer's alone",
     )
     num_workers_dataloader: int = Field(
-        default=1, ge=0, description="Processes that prepare batches beside the training; 0: none"
+        default=1, ge=0, description="Threads that prepare batches ahead of the training; 0: none"
     )
 
     # The steps

