@@ -106,6 +106,6 @@ class _Step:
         self.cache.store(layer, self.rows, self.places, k, v)
         keys, values = self.cache.seen(layer)
         # The heads that share a key head ask as its rows: nothing has to be repeated for them.
-        asked = q.unflatten(1, (k.shape[1], -1))
+        asked = q.reshape(q.shape[0], k.shape[1], -1, q.shape[2])
         y = F.scaled_dot_product_attention(asked, keys, values, attn_mask=self.mask)
         return y.flatten(1, 2)

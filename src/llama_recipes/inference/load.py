@@ -36,11 +36,17 @@ class Loaded:
 
 
 def load_for_inference(
-    name: str, *, base: str | None = None, device: torch.device, dtype: torch.dtype
+    name: str,
+    *,
+    base: str | None = None,
+    prompt_format: Format | None = None,
+    device: torch.device,
+    dtype: torch.dtype,
 ) -> Loaded:
     """Load what `name` says, with every weight in `dtype`, in which everything is computed.
 
     base: the model that an adapter is put on, where it is not the one that the adapter names.
+    prompt_format: where prompts are not to be written as in training.
     An adapter stays beside its base's weights: added to them, it would be rounded with them, and
     answers would not be those of training. Raises CheckpointError and ConfigError.
     """
@@ -61,7 +67,7 @@ def load_for_inference(
     return Loaded(
         model=_build(source, adapter, device=device, dtype=dtype),
         tokenizer=tokenizer,
-        prompt_format=_trained_format(folder) or default_format(tokenizer),
+        prompt_format=prompt_format or _trained_format(folder) or default_format(tokenizer),
         name=name,
     )
 

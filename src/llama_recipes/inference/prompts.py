@@ -8,6 +8,8 @@ from llama_recipes.data.example import Format, Message
 from llama_recipes.data.sources import alpaca, grammar, samsum
 from llama_recipes.data.tokenize import chat_pieces
 from llama_recipes.data.tokenizer import Tokenizer
+from llama_recipes.errors import CheckpointError, DataError
+from llama_recipes.model.config import LlamaConfig
 
 _TEMPLATES: Mapping[Format, Callable[[str], str]] = {
     "samsum": samsum.prompt,
@@ -44,3 +46,21 @@ def encode_conversation(messages: Sequence[Message], tokenizer: Tokenizer) -> li
     # Any answer: what stands before it is cut off as training does, piece by piece.
     pieces = chat_pieces([*messages, Message("assistant", "?")], tokenizer)[:-1]
     return [id_ for ids in tokenizer.encode_batch([text for text, _ in pieces]) for id_ in ids]
+
+
+def check_prompt(ids: Sequence[int], tokenizer: Tokenizer, model: LlamaConfig) -> None:
+    """Raises DataError or CheckpointError where the model cannot answer these ids."""
+    limit = model.max_position_embeddings
+    if not ids:
+        raise DataError("The prompt is empty. Write something to go on with.")
+    if len(ids) >= limit:
+        raise DataError(
+            f"The prompt has {len(ids)} tokens, and the model was made for at most {limit} with"
+            " the answer. Give a shorter one."
+        )
+    if max(ids) >= model.vocab_size:
+        raise CheckpointError(
+            f"The tokenizer gives the id {max(ids)} ({tokenizer.decode([max(ids)])!r}), but the"
+            f" model's embedding has only {model.vocab_size} rows. Use the tokenizer that belongs"
+            " to the model."
+        )

@@ -35,6 +35,6 @@ class TextStream:
     def _pass_on(self, text: str) -> None:
         # All of it is decoded each time: how a token reads depends on the one before it.
         new = text[self._written :]
+        self._written = max(self._written, len(text))
         if new:
             self._write(new)
-        self._written = max(self._written, len(text))
