@@ -52,16 +52,16 @@ def train_step(
     supervised = sum(batch.num_supervised for batch in batches)
     if not supervised:
         return None
-    loss = torch.zeros((), device=model.head_weight.device)
+    losses = []
     for batch in batches:
         if batch.num_supervised:
             part = batch_loss(model, batch) / supervised
             part.backward()  # type: ignore[no-untyped-call]
-            loss += part.detach()
+            losses.append(part.detach())
     parameters = [p for group in optimizer.param_groups for p in group["params"]]
     grad_norm = nn.utils.clip_grad_norm_(parameters, math.inf if clip_norm is None else clip_norm)
     result = StepResult(
-        loss=loss.item(),
+        loss=torch.stack(losses).sum().item(),
         grad_norm=grad_norm.item(),
         tokens=sum(batch.num_tokens for batch in batches),
         supervised_tokens=supervised,
