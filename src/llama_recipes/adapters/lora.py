@@ -48,9 +48,19 @@ class LoraLinear(nn.Module):
 
 
 def add_lora(model: Llama, config: LoraConfig) -> None:
-    """Freeze `model` and wrap the target layers. On meta: `initialise_lora` fills A and B."""
+    """Freeze `model` and wrap the target layers. On meta: `initialise_lora` fills A and B.
+
+    A target is the end of a layer's name, whole parts of it, as in peft: `q_proj`, or
+    `model.layers.0.self_attn.q_proj` for one layer alone. Raises ConfigError for a target that
+    fits none.
+    """
     targets = LINEAR_NAMES if config.target_modules == "all-linear" else config.target_modules
-    unknown = [name for name in targets if name not in LINEAR_NAMES]
+    layers = {
+        name: module
+        for name, module in model.model.layers.named_modules(prefix="model.layers")
+        if isinstance(module, Linear)
+    }
+    unknown = [target for target in targets if not any(_fits(name, target) for name in layers)]
     if unknown:
         raise ConfigError(
             f"lora_config.target_modules names {', '.join(unknown)}, which a Llama does not have."
@@ -58,17 +68,24 @@ def add_lora(model: Llama, config: LoraConfig) -> None:
         )
     model.requires_grad_(False)
     rank_scale = math.sqrt(config.r) if config.use_rslora else config.r
-    for layer in model.layers:
-        for block in (layer.self_attn, layer.mlp):
-            for name, base in list(block.named_children()):
-                if name in targets and isinstance(base, Linear):
-                    wrapped = LoraLinear(
-                        base,
-                        rank=config.r,
-                        scale=config.lora_alpha / rank_scale,
-                        dropout=config.lora_dropout,
-                    )
-                    setattr(block, name, wrapped)
+    for name, base in layers.items():
+        if any(_fits(name, target) for target in targets):
+            wrapped = LoraLinear(
+                base,
+                rank=config.r,
+                scale=config.lora_alpha / rank_scale,
+                dropout=config.lora_dropout,
+            )
+            _replace(model, name, wrapped)
+
+
+def _fits(name: str, target: str) -> bool:
+    return name == target or name.endswith(f".{target}")
+
+
+def _replace(model: Llama, name: str, module: nn.Module) -> None:
+    parent, _, leaf = name.rpartition(".")
+    setattr(model.get_submodule(parent), leaf, module)
 
 
 def lora_layers(model: Llama) -> Iterator[tuple[str, LoraLinear]]:
@@ -95,5 +112,4 @@ def initialise_lora(model: Llama, *, seed: int, device: torch.device) -> None:
 def fuse_lora(model: Llama) -> None:
     """Replace every wrapped layer by a plain one with the update in its weights."""
     for name, layer in list(lora_layers(model)):
-        parent, _, leaf = name.rpartition(".")
-        setattr(model.get_submodule(parent), leaf, layer.fused())
+        _replace(model, name, layer.fused())

@@ -24,19 +24,30 @@ CONFIG_FILE = "adapter_config.json"
 WEIGHTS_FILE = "adapter_model.safetensors"
 _PREFIX = "base_model.model."
 _TAKEN = ("r", "lora_alpha", "lora_dropout", "target_modules", "bias", "task_type", "use_rslora")
+_PEFT_DEFAULTS = {"lora_alpha": 8, "lora_dropout": 0.0}
+"""Where a file leaves out what peft and this project start from differently."""
 _MUST_BE_EMPTY = (
+    "alora_invocation_tokens",
     "alpha_pattern",
+    "arrow_config",
     "exclude_modules",
+    "kasa_config",
+    "layer_replication",
     "layers_pattern",
     "layers_to_transform",
     "lora_bias",
     "modules_to_save",
+    "monteclora_config",
     "rank_pattern",
     "target_parameters",
     "trainable_token_indices",
+    "use_bdlora",
     "use_dora",
+    "use_qalora",
 )
 """peft features that change the arithmetic and that this reader would otherwise ignore."""
+_CHANGED_BASES = ("corda", "loftq", "lora_ga", "olora", "pissa")
+"""Starts of init_lora_weights where peft trains against other weights than the base model's."""
 
 
 def is_adapter(folder: Path) -> bool:
@@ -100,6 +111,8 @@ def read_lora_config(folder: Path) -> LoraConfig:
         )
     used = [name for name in _MUST_BE_EMPTY if raw.get(name)]
     used += [f"bias={raw['bias']}"] if raw.get("bias", "none") != "none" else []
+    start = str(raw.get("init_lora_weights"))
+    used += [f"init_lora_weights={start}"] if start.lower().startswith(_CHANGED_BASES) else []
     if used:
         problems.append(
             f"The adapter in {folder} uses {', '.join(used)}, which is not supported:"
@@ -107,8 +120,9 @@ def read_lora_config(folder: Path) -> LoraConfig:
         )
     if problems:
         raise CheckpointError(*problems)
+    taken = {k: raw[k] for k in _TAKEN if raw.get(k) is not None}
     try:
-        return LoraConfig.model_validate({k: raw[k] for k in _TAKEN if raw.get(k) is not None})
+        return LoraConfig.model_validate(_PEFT_DEFAULTS | taken)
     except ValidationError as error:
         wrong = (f"{'.'.join(map(str, e['loc']))} is {e['input']!r}" for e in error.errors())
         raise CheckpointError(
