@@ -92,28 +92,37 @@ def _documents(
     """Yield what can be trained on; count, and raise for, what cannot."""
     counts: Counter[str] = report["counts"]
     problems: list[str] = []
+    numbers: deque[int] = deque()  # of the rows that are being tokenised
+
+    def note_bad_row(text: str) -> None:
+        counts["bad_rows"] += 1
+        if source.on_bad_row == "error":
+            problems.append(text)
+        elif counts["bad_rows"] <= _PROBLEMS_SHOWN:
+            report.setdefault("bad_rows_shown", []).append(text)
 
     def good_rows() -> Iterator[Example]:
         for row in source.examples():
             counts["rows"] += 1
-            if not isinstance(row, BadRow):
+            if isinstance(row, BadRow):
+                note_bad_row(f"{row.where}: {row.reason}")
+            else:
+                numbers.append(counts["rows"])
                 yield row
-                continue
-            counts["bad_rows"] += 1
-            if source.on_bad_row == "error":
-                problems.append(f"{row.where}: {row.reason}")
-                if len(problems) >= _PROBLEMS_SHOWN:
-                    return
-            elif counts["bad_rows"] <= _PROBLEMS_SHOWN:
-                report.setdefault("bad_rows_shown", []).append(f"{row.where}: {row.reason}")
+            if len(problems) >= _PROBLEMS_SHOWN:
+                return
 
     tokenise = partial(_tokenise, tokenizer=tokenizer, how=how)
     for document, cut in _in_parallel(tokenise, good_rows()):
+        number = numbers.popleft()
         if isinstance(document, Rejected):
+            explained = f"row {number}: {document.reason}"
+            if document.kind == "bad_rows":
+                note_bad_row(explained)
+                continue
             counts[document.kind] += 1
             if document.kind == "too_long" and how.truncation == "error":
-                seen = counts["documents"] + counts["too_long"] + counts["no_supervised_token"]
-                problems.append(f"usable row {seen}: {document.reason}")
+                problems.append(explained)
             continue
         counts["documents"] += 1
         counts["truncated"] += cut
@@ -139,8 +148,10 @@ def _explain(source: Source, problems: Sequence[str]) -> str:
     shown = "\n  ".join(problems[:_PROBLEMS_SHOWN])
     more = len(problems) - _PROBLEMS_SHOWN
     rest = f"\n  … and {more} more" if more > 0 else ""
+    # Reading stops once there are that many.
+    number = f"at least {len(problems)}" if more >= 0 else str(len(problems))
     return (
-        f"{source.description}: {len(problems)} rows cannot be used:\n  {shown}{rest}\n"
+        f"{source.description}: {number} rows cannot be used:\n  {shown}{rest}\n"
         "Mend them, or leave bad rows out with --on_bad_row skip and long ones with"
         " --truncation drop (or cut them with --truncation end)."
     )
@@ -165,7 +176,15 @@ def _tokenise(
     examples: Sequence[Example], *, tokenizer: Tokenizer, how: Preparation
 ) -> list[Tokenised]:
     results: list[Tokenised] = []
-    for document in encode(examples, tokenizer, train_on_prompt=how.train_on_prompt):
+    try:
+        documents = encode(examples, tokenizer, train_on_prompt=how.train_on_prompt)
+    except DataError as error:
+        if tokenizer.chat_template is None:  # no row's fault
+            raise
+        if len(examples) > 1:  # which of them it was
+            return [_tokenise([one], tokenizer=tokenizer, how=how)[0] for one in examples]
+        return [(Rejected("bad_rows", str(error)), False)]
+    for document in documents:
         fitted = fit(document, how.context_length, how.truncation)
         results.append((fitted, len(document.input_ids) > how.context_length))
     return results

@@ -40,7 +40,7 @@ class Document:
 class Rejected:
     """A document that cannot be trained on: `kind` counts it, `reason` explains this one."""
 
-    kind: Literal["too_long", "no_supervised_token"]
+    kind: Literal["bad_rows", "too_long", "no_supervised_token"]
     reason: str
 
 
