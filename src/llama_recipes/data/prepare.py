@@ -133,13 +133,17 @@ def _documents(
         raise DataError(_explain_nothing(source, counts))
 
 
-def split_off(
-    store: TokenStore, fraction: float, *, seed: int
-) -> tuple[TokenStore, TokenStore | None]:
-    """Training and validation part: `fraction` of the documents, drawn once from `seed`."""
-    held_out = round(fraction * len(store))
-    if not held_out:
-        return store, None
+def split_off(store: TokenStore, fraction: float, *, seed: int) -> tuple[TokenStore, TokenStore]:
+    """Training and validation part: `fraction` of the documents, drawn once from `seed`.
+
+    Each gets at least one. Raises DataError where there is only one.
+    """
+    if len(store) < 2:
+        raise DataError(
+            "The data set has a single document, so none can be kept apart for validation. Give"
+            " more, or leave --file_dataset.validation_fraction out."
+        )
+    held_out = min(max(round(fraction * len(store)), 1), len(store) - 1)
     order = np.random.default_rng(seed).permutation(len(store))
     return store.subset(np.sort(order[held_out:])), store.subset(np.sort(order[:held_out]))
 
