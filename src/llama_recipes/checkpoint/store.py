@@ -7,6 +7,7 @@ moment leaves the old content or the new.
 from __future__ import annotations
 
 import os
+import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -22,8 +23,12 @@ def publish(path: Path, content: bytes) -> None:
 def drafted(path: Path) -> Iterator[Path]:
     """Give a draft to write; it replaces `path` when the block ends, and is gone if it fails."""
     draft = path.with_name(f".{path.name}.draft")
+    draft.unlink(missing_ok=True)  # what a run that was killed left
+    draft.touch()
+    mode = stat.S_IMODE(draft.stat().st_mode)
     try:
         yield draft
+        draft.chmod(mode)  # safetensors makes files that nobody but their owner can read
         _sync(draft)
         draft.replace(path)
     finally:

@@ -31,11 +31,15 @@ class Screen:
         self._started = self._next_line = 0.0
 
     def line(self, text: str) -> None:
-        # soft_wrap: a log file is not folded to the width of a terminal that is not there.
-        self.console.print(text, markup=False, soft_wrap=True)
+        self._print(text)
 
     def warn(self, text: str) -> None:
-        self.console.print(f"Warning: {text}", style="yellow", markup=False, soft_wrap=True)
+        self._print(f"Warning: {text}", style="yellow")
+
+    def _print(self, text: str, style: str | None = None) -> None:
+        # Brackets and colons of a text are its own. soft_wrap: a log file is not folded to the
+        # width of a terminal that is not there.
+        self.console.print(text, style=style, markup=False, emoji=False, soft_wrap=True)
 
     @contextmanager
     def training(self, total_steps: int) -> Iterator[None]:
