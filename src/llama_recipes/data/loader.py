@@ -141,7 +141,8 @@ def collated(documents: Sequence[Document], collator: Collator) -> list[Document
             f" {ids.shape}, {labels.shape} and {mask.shape} (input_ids, labels, attention_mask)."
             " All have to be the same [rows, tokens]."
         )
-    return [Document(i[m], t[m]) for i, t, m in zip(ids, labels, mask, strict=True)]
+    rows = zip(ids, labels, mask, strict=True)
+    return [Document(i[seen], label[seen]) for i, label, seen in rows if seen.any()]
 
 
 class Loader:

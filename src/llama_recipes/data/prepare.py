@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from functools import partial
 from itertools import chain, islice
 from pathlib import Path
-from tempfile import mkdtemp
+from tempfile import TemporaryFile, mkdtemp
 from typing import Any
 
 import numpy as np
@@ -62,12 +62,21 @@ def prepare(
     counts: Counter[str] = Counter()
     report: dict[str, Any] = {"counts": counts}
     documents = _documents(source, tokenizer, how, report)
+    if folder is not None and not _can_hold_files(folder.parent):
+        notify(f"{folder.parent} cannot be written to: nothing is kept for the next run.")
+        folder = None
     if folder is None:
-        # Made by the user's own code, which may give something else next time.
+        # Or made by the user's own code, which may give something else next time.
         temporary = mkdtemp(prefix="llama_recipes-")
         atexit.register(shutil.rmtree, temporary, ignore_errors=True)
         folder = Path(temporary) / "documents"
-    return write_store(folder, documents, report)
+    try:
+        return write_store(folder, documents, report)
+    except OSError as error:
+        raise DataError(
+            f"The tokenised data set could not be written to {folder.parent}:"
+            f" {error.strerror or error}. Make room there."
+        ) from error
 
 
 def _cache_folder(source: Source, tokenizer: Tokenizer, how: Preparation) -> Path | None:
@@ -76,6 +85,15 @@ def _cache_folder(source: Source, tokenizer: Tokenizer, how: Preparation) -> Pat
     key = (source.fingerprint, source.on_bad_row, tokenizer.fingerprint, how, _code_version())
     digest = hashlib.blake2b(repr(key).encode(), digest_size=16).hexdigest()
     return user_cache_path("llama_recipes") / "datasets" / f"{source.name}-{digest}"
+
+
+def _can_hold_files(folder: Path) -> bool:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with TemporaryFile(dir=folder):
+            return True
+    except OSError:
+        return False
 
 
 def _code_version() -> str:

@@ -7,6 +7,7 @@ there completely or not at all.
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import tempfile
 from collections.abc import Iterable, Mapping
@@ -89,6 +90,8 @@ def write_store(
         (draft / _REPORT).write_text(
             json.dumps({**report, "highest_id": highest}, indent=2), encoding="utf-8"
         )
+        for file in draft.iterdir():
+            _sync(file)  # or a power cut after the rename leaves a store with empty files
         try:
             draft.rename(folder)
         except OSError:
@@ -119,6 +122,11 @@ def _write_arrays(folder: Path, documents: Iterable[Document]) -> int:
             trained = document.labels[document.labels != IGNORE]
             highest = max(highest, int(document.input_ids.max()), int(trained.max(initial=-1)))
     return highest
+
+
+def _sync(path: Path) -> None:
+    with path.open("rb") as file:
+        os.fsync(file.fileno())
 
 
 def _map(path: Path, dtype: np.dtype[Any]) -> NDArray[Any]:

@@ -75,9 +75,10 @@ def save_tokenizer(tokenizer: Tokenizer, folder: Path) -> None:
 
 def _fresh_pattern(folder: Path) -> str:
     """Shards never overwrite those that the present index names: the index is what switches."""
-    if not any(folder.glob("model-0*-of-*.safetensors")):
-        return "model{suffix}.safetensors"
-    return "model-next{suffix}.safetensors"
+    index = folder / _INDEX
+    in_use = json.loads(index.read_text())["weight_map"].values() if index.is_file() else ()
+    plain = any(name.startswith("model-0") for name in in_use)
+    return "model-next{suffix}.safetensors" if plain else "model{suffix}.safetensors"
 
 
 def _dtype(model: Llama) -> str:

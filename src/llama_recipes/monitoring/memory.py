@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 import resource
 import sys
+from pathlib import Path
 
 import torch
 
@@ -23,8 +25,32 @@ def available_memory_gib(device: torch.device) -> float | None:
     if device.type == "cuda":
         return torch.cuda.mem_get_info(device)[0] / GIB
     try:
-        with open("/proc/meminfo", encoding="ascii") as lines:  # noqa: PTH123
-            fields = dict(line.split(":", 1) for line in lines)
-        return int(fields["MemAvailable"].split()[0]) * 1024 / GIB
+        lines = Path("/proc/meminfo").read_text(encoding="ascii").splitlines()
+        fields = dict(line.split(":", 1) for line in lines)
+        available = int(fields["MemAvailable"].split()[0]) * 1024
     except (OSError, KeyError):
         return None
+    return min(available, bytes_left_in_container()) / GIB
+
+
+def bytes_left_in_container(cgroup: Path = Path("/sys/fs/cgroup")) -> float:
+    """What a container's limit leaves, which the machine's own figure knows nothing of.
+
+    Pages of files do not count as taken, for they are given back when memory is wanted. Infinite
+    where there is no limit.
+    """
+    for folder, limit_file, used_file, prefix in (
+        (cgroup, "memory.max", "memory.current", ""),
+        (cgroup / "memory", "memory.limit_in_bytes", "memory.usage_in_bytes", "total_"),
+    ):
+        try:
+            limit, used = ((folder / name).read_text().strip() for name in (limit_file, used_file))
+            lines = (folder / "memory.stat").read_text().splitlines()
+        except OSError:
+            continue
+        if limit == "max":
+            return math.inf
+        counts = dict(line.split() for line in lines)
+        of_files = sum(int(counts[f"{prefix}{kind}_file"]) for kind in ("active", "inactive"))
+        return int(limit) - (int(used) - of_files)
+    return math.inf

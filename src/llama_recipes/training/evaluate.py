@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import torch
 
 from llama_recipes.data.loader import Batch
+from llama_recipes.errors import DataError
 from llama_recipes.model.llama import Llama
 from llama_recipes.training.step import batch_loss
 
@@ -22,7 +23,10 @@ class Evaluation:
 
 @torch.no_grad()
 def evaluate(model: Llama, batches: Iterable[Batch]) -> Evaluation:
-    """Evaluate without dropout; the model's training mode is as before afterwards."""
+    """Evaluate without dropout; the model's training mode is as before afterwards.
+
+    Raises DataError where no token is supervised.
+    """
     was_training = model.training
     model.eval()
     total, supervised = 0.0, 0
@@ -31,4 +35,9 @@ def evaluate(model: Llama, batches: Iterable[Batch]) -> Evaluation:
             total += batch_loss(model, batch).item()
             supervised += batch.num_supervised
     model.train(was_training)
+    if not supervised:
+        raise DataError(
+            "No token of the validation data is supervised, so it has no loss. Let the collator"
+            " leave labels, or leave the evaluation out with --no_run_validation."
+        )
     return Evaluation(loss=total / supervised, supervised_tokens=supervised)

@@ -11,7 +11,7 @@ from torch.optim import Optimizer
 
 from llama_recipes.configs.training import TrainConfig
 from llama_recipes.data.loader import Loader
-from llama_recipes.errors import NonFiniteError
+from llama_recipes.errors import DataError, NonFiniteError
 from llama_recipes.model.llama import Llama
 from llama_recipes.monitoring.memory import peak_memory_gib
 from llama_recipes.monitoring.run_log import RunLog, perplexity
@@ -64,7 +64,8 @@ class Run:
     def train(self) -> Progress:
         """Train to the end, to `max_train_step`, or until evaluations stop improving.
 
-        Raises NonFiniteError after the weights of the last good step were saved.
+        Raises NonFiniteError, or the DataError of a user's collator, after the weights of the last
+        good step were saved.
         """
         self.model.train()
         self._epoch_started = time.perf_counter()
@@ -82,7 +83,7 @@ class Run:
                     self._end_epoch(window.epoch)
                 if self.progress.stop_reason:
                     break
-        except (NonFiniteError, KeyboardInterrupt):
+        except (DataError, NonFiniteError, KeyboardInterrupt):
             # The interrupted step was not made: the weights are those of the step before it.
             self.selection.keep_last(self.progress.step)
             raise
