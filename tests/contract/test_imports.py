@@ -1,0 +1,227 @@
+"""Who may import whom: downwards only, no cycles, and a few things in one place only."""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+import llama_recipes
+
+ROOT = Path(llama_recipes.__file__).parent
+PACKAGE = "llama_recipes"
+
+LAYERS = (
+    {"cli"},
+    {"finetuning"},
+    {"run"},
+    {"preflight"},
+    {"training"},
+    {"export", "inference", "checkpoint"},
+    {"adapters", "data", "monitoring", "parallel", "quantization"},
+    {"model", "configs"},
+    {"gguf_metadata"},
+    {"errors"},
+)
+"""From top to bottom, by the first part of a module's name below the package."""
+
+NEVER = {"model": {"data", "configs", "parallel"}, "data": {"model"}}
+"""Beside the layers: the model knows no settings, ranks or texts, and texts know no model."""
+
+ONLY_IN = {
+    "transformers": ("data.tokenizer", "data.tokenizer_gguf"),
+    "tokenizers": ("data.tokenizer", "data.tokenizer_gguf"),
+    "torch.distributed": ("parallel", "checkpoint"),
+}
+"""Libraries, and the modules or packages that may import them."""
+
+LIGHT = ("cli.main", "finetuning")
+"""What `--help` and a mistyped flag pass through, with all that these import at once."""
+
+HEAVY = {"torch", "numpy", "transformers", "datasets", "pyarrow", "safetensors", "gguf"}
+
+
+@dataclass(frozen=True)
+class Import:
+    """lazy: inside a function. typing: under TYPE_CHECKING, never run."""
+
+    target: str
+    line: int
+    lazy: bool
+    typing: bool
+
+
+def modules() -> dict[str, Path]:
+    """Name below the package → file; a package stands under its own name, the root under ""."""
+    found = {}
+    for path in sorted(ROOT.rglob("*.py")):
+        parts = path.relative_to(ROOT).with_suffix("").parts
+        found[".".join(parts[:-1] if parts[-1] == "__init__" else parts)] = path
+    return found
+
+
+MODULES = modules()
+
+
+def imports(path: Path) -> Iterator[Import]:
+    yield from _imports(ast.parse(path.read_text(encoding="utf-8")), lazy=False, typing=False)
+
+
+def _imports(node: ast.AST, *, lazy: bool, typing: bool) -> Iterator[Import]:
+    for child in ast.iter_child_nodes(node):
+        inside = lazy or isinstance(child, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda)
+        if isinstance(child, ast.Import):
+            for alias in child.names:
+                yield Import(alias.name, child.lineno, inside, typing)
+        elif isinstance(child, ast.ImportFrom):
+            assert child.level == 0, "imports name the whole module"
+            for alias in child.names:
+                yield Import(f"{child.module}.{alias.name}", child.lineno, inside, typing)
+        elif isinstance(child, ast.If) and ast.unparse(child.test) == "TYPE_CHECKING":
+            for statement in child.body:
+                yield from _imports(ast.Module([statement], []), lazy=inside, typing=True)
+        else:
+            yield from _imports(child, lazy=inside, typing=typing)
+
+
+IMPORTS = {name: list(imports(path)) for name, path in MODULES.items()}
+
+
+def module_of(target: str) -> str | None:
+    """The module of this package that an imported name stands in; None for another library."""
+    if target.split(".")[0] != PACKAGE:
+        return None
+    below = target.removeprefix(PACKAGE).removeprefix(".")
+    return below if below in MODULES else below.rpartition(".")[0]
+
+
+def own(name: str) -> Iterator[tuple[str, Import]]:
+    for entry in IMPORTS[name]:
+        target = module_of(entry.target)
+        if target:  # the package itself holds its version only
+            yield target, entry
+
+
+def layer(name: str) -> int:
+    part = name.split(".")[0]
+    places = [index for index, layer in enumerate(LAYERS) if part in layer]
+    assert len(places) == 1, f"{name} has no layer: give it one in LAYERS"
+    return places[0]
+
+
+def place(name: str, entry: Import) -> str:
+    return f"{MODULES[name].relative_to(ROOT)}:{entry.line} imports {entry.target}"
+
+
+def test_every_module_has_a_layer():
+    assert all(layer(name) >= 0 for name in MODULES if name)
+
+
+def test_imports_go_down_or_sideways():
+    wrong = [
+        place(name, entry)
+        for name in MODULES
+        if name
+        for target, entry in own(name)
+        if layer(target) < layer(name)
+    ]
+    assert wrong == []
+
+
+def test_who_never_imports_whom():
+    wrong = [
+        place(name, entry)
+        for name in MODULES
+        for target, entry in own(name)
+        if target.split(".")[0] in NEVER.get(name.split(".")[0], ())
+    ]
+    assert wrong == []
+
+
+@pytest.mark.parametrize("depth", [1, None], ids=["packages", "modules"])
+def test_there_is_no_cycle(depth):
+    """Neither between files nor between packages; what is only said to a type checker may be."""
+    edges: dict[str, set[str]] = {}
+    for name in MODULES:
+        for target, entry in own(name):
+            if entry.typing:
+                continue
+            source, end = (".".join(part.split(".")[:depth]) for part in (name, target))
+            if source != end:
+                edges.setdefault(source, set()).add(end)
+    assert cycle(edges) == []
+
+
+def cycle(edges: dict[str, set[str]]) -> list[str]:
+    """The nodes on or between cycles: what is left once all that lead nowhere are taken away."""
+    left = {node: set(targets) for node, targets in edges.items()}
+    while True:
+        done = [node for node, targets in left.items() if not targets & left.keys()]
+        if not done:
+            return sorted(left)
+        for node in done:
+            del left[node]
+
+
+@pytest.mark.parametrize("library", ONLY_IN)
+def test_a_library_is_imported_in_one_place(library):
+    wrong = [
+        place(name, entry)
+        for name in MODULES
+        for entry in IMPORTS[name]
+        if entry.target == library or entry.target.startswith(f"{library}.")
+        if not any(name == at or name.startswith(f"{at}.") for at in ONLY_IN[library])
+    ]
+    assert wrong == []
+
+
+def test_the_environment_is_read_by_the_ranks_only():
+    wrong = [
+        f"{path.relative_to(ROOT)}:{node.lineno}"
+        for name, path in MODULES.items()
+        if name != "parallel.ranks"
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        if isinstance(node, ast.Attribute) and node.attr in ("environ", "getenv", "putenv")
+    ]
+    assert wrong == []
+
+
+def test_nothing_heavy_is_imported_on_the_way_to_help():
+    reached, heavy, ahead = set(), [], list(LIGHT)
+    while ahead:
+        name = ahead.pop()
+        if name in reached:
+            continue
+        reached.add(name)
+        for entry in IMPORTS[name]:
+            if entry.lazy or entry.typing:
+                continue
+            if entry.target.split(".")[0] in HEAVY:
+                heavy.append(place(name, entry))
+            ahead += [target] if (target := module_of(entry.target)) else []
+    assert heavy == []
+    assert "configs.run" in reached
+
+
+def test_cycles_and_places_are_found_where_there_are_some():
+    assert cycle({"a": {"b"}, "b": {"c"}, "c": {"a"}, "d": {"a"}, "e": {"f"}}) == list("abcd")
+    assert cycle({"a": {"b", "c"}, "b": {"c"}}) == []
+    tree = ast.parse(
+        "import torch\n"
+        "from typing import TYPE_CHECKING\n"
+        "if TYPE_CHECKING:\n    from a import b\n"
+        "def f():\n    from llama_recipes.data import store\n"
+    )
+    found = {e.target: (e.lazy, e.typing) for e in _imports(tree, lazy=False, typing=False)}
+    assert found == {
+        "torch": (False, False),
+        "typing.TYPE_CHECKING": (False, False),
+        "a.b": (False, True),
+        "llama_recipes.data.store": (True, False),
+    }
+    assert module_of("llama_recipes.data.store.TokenStore") == "data.store"
+    assert module_of("llama_recipes.data.store") == "data.store"
+    assert module_of("torch.nn") is None
