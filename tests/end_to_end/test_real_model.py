@@ -6,8 +6,6 @@ import json
 
 import pytest
 import torch
-from support.real import MODEL, needs_gsm8k, needs_model, write_gsm8k_chat
-from support.tiny import transformers_twin
 
 from llama_recipes.adapters.peft_format import load_lora_weights
 from llama_recipes.configs.peft import LoraConfig
@@ -16,6 +14,8 @@ from llama_recipes.finetuning import main
 from llama_recipes.model.attention import DocumentAttention
 from llama_recipes.model.source import open_model
 from llama_recipes.run import build_model
+from support.real import MODEL, SHARED_DATA, needs_gsm8k, needs_model, write_gsm8k_chat
+from support.tiny import transformers_twin
 
 pytestmark = [pytest.mark.real_model, needs_model, needs_gsm8k]
 
@@ -39,14 +39,14 @@ def tuned(tmp_path_factory):
         return json.loads((folder / name / "results.json").read_text())
 
     before = run("before", "--max_train_step", "1", "--lr", "1e-30", "--no_save_model")
-    after = run("after", "--max_train_step", str(STEPS), "--lr", "1e-3", "--warmup_steps", "4")
+    after = run("after", "--max_train_step", str(STEPS), "--lr", "3e-3", "--warmup_steps", "4")
     return folder / "after", before["best_eval_loss"], after["best_eval_loss"]
 
 
 def test_evaluation_loss_falls_by_a_tenth(tuned):
     folder, before, after = tuned
-    lines = [json.loads(line) for line in (folder / "metrics.jsonl").open()]
-    assert sum("lr" in line for line in lines) == STEPS
+    lines = (folder / "metrics.jsonl").read_text().splitlines()
+    assert sum("lr" in json.loads(line) for line in lines) == STEPS
     assert after <= 0.9 * before, (before, after)
 
 
@@ -56,8 +56,8 @@ def test_the_adapter_gives_the_same_logits_in_peft(tuned):
 
     folder, _, _ = tuned
     source = open_model(MODEL)
-    prompt = "Natalia sold 48 clips in April and half as many in May. How many did she sell?"
-    ids = torch.tensor(load_tokenizer(source.path).encode_batch([prompt])[0])
+    text = (SHARED_DATA / "gsm8k" / "test.jsonl").read_text(encoding="utf-8")[:1500]
+    ids = torch.tensor(load_tokenizer(source.path).encode_batch([text])[0])
 
     @torch.no_grad()
     def ours(dtype: torch.dtype) -> torch.Tensor:
@@ -79,4 +79,4 @@ def test_the_adapter_gives_the_same_logits_in_peft(tuned):
 
     ours_off = (ours(torch.bfloat16) - exact).abs().mean()
     theirs_off = (theirs(torch.bfloat16) - exact).abs().mean()
-    assert ours_off <= 1.25 * theirs_off, (ours_off, theirs_off)
+    assert ours_off <= 1.1 * theirs_off, (ours_off, theirs_off)
