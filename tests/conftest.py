@@ -1,11 +1,18 @@
-"""What holds for every test: few threads, for tiny tensors, and a cache of its own."""
+"""What holds for every test: no more threads than pay, and a cache of its own."""
 
 from __future__ import annotations
 
 import pytest
 import torch
 
-torch.set_num_threads(1)
+_ALL_THREADS = torch.get_num_threads()
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """One thread for tiny tensors: on a busy machine several wait for each other ten times over."""
+    real = item.get_closest_marker("real_model")
+    torch.set_num_threads(_ALL_THREADS if real else 1)
 
 
 @pytest.fixture(autouse=True)
