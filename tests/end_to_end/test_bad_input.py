@@ -1,4 +1,4 @@
-"""Bad input: each gets its exit code and a sentence with the fix, and leaves no half of a result."""
+"""Bad input: each gets its exit code and a sentence with the fix, and leaves no half result."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def said(model, data, tmp_path, capsys):
     return said
 
 
-def test_the_run_that_is_broken_below_is_a_good_one(said, model, data, tmp_path):
+def test_the_run_that_is_broken_below_is_a_good_one(model, data, tmp_path):
     flags = [f"--model_name={model}", f"--output_dir={tmp_path / 'result'}", "--use_peft"]
     flags += ["--dataset=file_dataset", f"--train_file={data}", "--context_length=128"]
     assert main(flags) == 0
@@ -117,11 +117,12 @@ def test_a_tokenizer_with_more_ids_than_the_embedding_has_rows(said, model, data
     assert "Use the tokenizer that belongs to the model." in message
 
 
-def test_an_adapter_that_does_not_fit(said, tmp_path, model, good_model, data):
+def test_an_adapter_that_does_not_fit(said, tmp_path, data, capsys):
     other = tiny_folder(tmp_path / "other", num_hidden_layers=3)
     flags = [f"--model_name={other}", "--use_peft", "--dataset=file_dataset", "--num_epochs=1"]
     flags += [f"--train_file={data}", f"--output_dir={tmp_path / 'adapter'}"]
     assert main(flags) == 0
+    capsys.readouterr()
     message = said(f"--from_peft_checkpoint={tmp_path / 'adapter'}", code=4)
     assert "does not fit this model:\n  extra: base_model.model.model.layers.2" in message
     assert "Give the base model that the adapter was made for." in message
@@ -188,11 +189,7 @@ def test_a_step_that_does_not_fit_is_said_before_it_is_made(said, monkeypatch, t
     message = said(code=2)
     assert "A step needs about 0." in message
     assert "0.0 GiB are left on this device. Lower --context_length" in message
-    assert (
-        "loss" not in (tmp_path / "result" / "metrics.jsonl").read_text()
-        if (tmp_path / "result" / "metrics.jsonl").exists()
-        else True
-    )
+    assert not (tmp_path / "result" / "metrics.jsonl").exists()
 
 
 # Data: 3
