@@ -11,7 +11,7 @@ import torch
 
 from llama_recipes.data.loader import Batch, Loader
 
-SLICE_TOKENS = 4096
+SLICE_TOKENS = 2048
 """Tokens that go through the model at a time on a CPU.
 
 Documents are independent, so a micro-batch computed in slices gives the same update; larger slices
