@@ -12,6 +12,7 @@ from llama_recipes import preflight
 from llama_recipes.adapters.select import adapt, start_adapter
 from llama_recipes.checkpoint.store import publish
 from llama_recipes.configs.flags import to_yaml
+from llama_recipes.configs.needs import warnings
 from llama_recipes.configs.peft import LoraConfig
 from llama_recipes.configs.run import RunConfig
 from llama_recipes.configs.training import TrainConfig
@@ -39,7 +40,7 @@ from llama_recipes.training.windows import count_steps
 def finetune(config: RunConfig, screen: Screen | None = None) -> dict[str, Any]:
     """Run `config` and return what results.json holds. Raises LlamaRecipesError."""
     screen = screen or Screen()
-    for warning in config.warnings():
+    for warning in warnings(config):
         screen.warn(warning)
     folder = preflight.output_folder(config)
     source = open_model(config.train_config.model_name)

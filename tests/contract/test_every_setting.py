@@ -8,6 +8,7 @@ import pytest
 import yaml
 
 from llama_recipes.configs.flags import Reading, read, to_yaml
+from llama_recipes.configs.needs import warnings
 from llama_recipes.configs.run import RunConfig
 from llama_recipes.configs.settings import BY_BARE_NAME, SECTIONS, SETTINGS, Setting
 from support.settings import RUNNABLE, another_value, written
@@ -127,7 +128,7 @@ def test_printed_and_read_back_it_is_the_same_run(setting: Setting, tmp_path: Pa
     again = read_clean(written(tmp_path, to_yaml(config))).config
     assert again == config
     if value != setting.default:  # a file that gives a default says nothing by it
-        assert again.warnings() == config.warnings()
+        assert warnings(again) == warnings(config)
     for limited in ("train_config.context_length", "llama_adapter_config.adapter_layers"):
         assert again.was_set(limited) == config.was_set(limited)
 

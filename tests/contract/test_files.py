@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from llama_recipes.configs.flags import parse, read, to_yaml
+from llama_recipes.configs.needs import warnings
 from llama_recipes.configs.run import RunConfig
 from llama_recipes.configs.wandb import WandbConfig
 from support.settings import RUNNABLE, configured, problems_of, written
@@ -86,7 +87,7 @@ def test_what_is_printed_does_not_count_as_given(tmp_path: Path) -> None:
     again = parse([written(tmp_path, to_yaml(config))], prog="train").config
     assert again == config
     assert again.given() == config.given()
-    assert again.warnings() == []
+    assert warnings(again) == []
 
 
 @pytest.mark.parametrize("flags", [[], ["--context_length=4096"], ["--context_length=512"]])

@@ -21,6 +21,12 @@ COMMANDS = {
     "llama-recipes train --help": (
         "from llama_recipes.cli.main import main; sys.exit(main(['train', '--help']))"
     ),
+    "llama-recipes chat --help": (
+        "from llama_recipes.cli.main import main; sys.exit(main(['chat', '--help']))"
+    ),
+    "llama-recipes quickstart --help": (
+        "from llama_recipes.cli.main import main; sys.exit(main(['quickstart', '--help']))"
+    ),
     "python -m llama_recipes.finetuning --help": (
         "from llama_recipes.finetuning import main; sys.exit(main(['--help']))"
     ),

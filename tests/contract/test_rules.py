@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from llama_recipes.configs.flags import read
-from llama_recipes.configs.needs import NEEDS, Need, without_effect
+from llama_recipes.configs.needs import NEEDS, Need, warnings, without_effect
 from llama_recipes.configs.not_built import DEFAULT_ASKS_TOO, NOT_BUILT
 from llama_recipes.configs.rules import CONFLICTS, REQUIRED, contradictions, missing
 from llama_recipes.configs.run import RunConfig
@@ -133,7 +133,7 @@ def test_the_default_of_what_is_not_built_asks_for_nothing(key: str) -> None:
 
 
 def test_an_adapter_that_is_not_built_is_no_matter_without_adapters() -> None:
-    assert configured("--peft_method=prefix").warnings() == [
+    assert warnings(configured("--peft_method=prefix")) == [
         "--peft_method has no effect in this run without --use_peft."
     ]
 
@@ -197,7 +197,7 @@ def test_a_setting_without_effect_is_named_with_the_reason(need: Need, key: str)
     comes, goes = COMES_AND_GOES[need.unless_met]
     warned = [
         warning
-        for warning in described_by(*itself, *comes).warnings()
+        for warning in warnings(described_by(*itself, *comes))
         if warning.endswith(f" no effect in this run {need.unless_met}.")
     ]
     assert len(warned) == 1
@@ -206,7 +206,7 @@ def test_a_setting_without_effect_is_named_with_the_reason(need: Need, key: str)
 
 
 def test_settings_with_one_reason_share_one_warning() -> None:
-    assert configured("--r=4", "--lora_alpha=8", "--gradient_clipping_threshold=2").warnings() == [
+    assert warnings(configured("--r=4", "--lora_alpha=8", "--gradient_clipping_threshold=2")) == [
         "--gradient_clipping_threshold has no effect in this run without --gradient_clipping.",
         "--lora_config.r, --lora_config.lora_alpha have no effect in this run "
         "without --use_peft and --peft_method lora.",
@@ -214,16 +214,16 @@ def test_settings_with_one_reason_share_one_warning() -> None:
 
 
 def test_a_default_given_by_a_flag_is_given() -> None:
-    assert len(configured("--lora_config.r=8").warnings()) == 1
+    assert len(warnings(configured("--lora_config.r=8"))) == 1
 
 
 def test_nothing_is_said_where_nothing_is_given() -> None:
-    assert RunConfig().warnings() == []
-    assert RunConfig(train_config=TrainConfig(use_peft=True)).warnings() == []
+    assert warnings(RunConfig()) == []
+    assert warnings(RunConfig(train_config=TrainConfig(use_peft=True))) == []
 
 
 def test_a_bare_name_is_fine_as_long_as_one_section_listens() -> None:
-    assert configured("--no_mixed_precision").warnings() == []
+    assert warnings(configured("--no_mixed_precision")) == []
     flags = ["--dataset=alpaca_dataset", "--data_path=x", "--on_bad_row=skip"]
-    assert described_by(*flags).warnings() == []
-    assert len(described_by("--data_path=x", *RUNNABLE).warnings()) == 3
+    assert warnings(described_by(*flags)) == []
+    assert len(warnings(described_by("--data_path=x", *RUNNABLE))) == 3

@@ -5,13 +5,11 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, get_args
+from typing import get_args
 
 from llama_recipes.configs.datasets import DatasetName
+from llama_recipes.configs.run import RunConfig
 from llama_recipes.configs.section import flag_of, is_given
-
-if TYPE_CHECKING:
-    from llama_recipes.configs.run import RunConfig
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,13 +5,9 @@ Asking for one is refused, never ignored. Who builds the feature deletes its row
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 from llama_recipes.configs.needs import without_effect
+from llama_recipes.configs.run import RunConfig
 from llama_recipes.configs.section import flag_of
-
-if TYPE_CHECKING:
-    from llama_recipes.configs.run import RunConfig
 
 NOT_BUILT = {
     "train_config.enable_fsdp": "training on several processes",

@@ -5,14 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from llama_recipes.configs import not_built
 from llama_recipes.configs.needs import has_validation_part
+from llama_recipes.configs.run import RunConfig
 from llama_recipes.configs.section import flag_of, is_given
-
-if TYPE_CHECKING:
-    from llama_recipes.configs.run import RunConfig
 
 
 @dataclass(frozen=True, slots=True)

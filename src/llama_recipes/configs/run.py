@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from pydantic import Field
 
-from llama_recipes.configs import needs, rules
 from llama_recipes.configs.datasets import (
     AlpacaDataset,
     CustomDataset,
@@ -80,11 +79,3 @@ class RunConfig(Section):
             for name in type(self.section(section)).model_fields
             if name in self.section(section).model_fields_set
         ]
-
-    def problems(self) -> list[str]:
-        """Why this run cannot start: every reason, each a sentence with the fix."""
-        return rules.missing(self) + rules.contradictions(self)
-
-    def warnings(self) -> list[str]:
-        """The given settings that have no effect in this run, with the reason."""
-        return needs.warnings(self)
