@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import hypothesis
 import pytest
 import torch
+
+# The same examples in every run: what passes once passes again.
+hypothesis.settings.register_profile("repeatable", derandomize=True)
+hypothesis.settings.load_profile("repeatable")
 
 _ALL_THREADS = torch.get_num_threads()
 

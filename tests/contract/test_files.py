@@ -119,6 +119,7 @@ TEXT = st.text(st.characters(exclude_categories=["Cs"]))
 
 @hypothesis.settings(deadline=None, max_examples=100)
 @given(notes=TEXT, tags=st.lists(TEXT))
+@hypothesis.example(notes="\x85", tags=["a\u2028", "\n", " \r"])
 def test_any_text_survives_printing(
     notes: str, tags: list[str], tmp_path_factory: pytest.TempPathFactory
 ) -> None:

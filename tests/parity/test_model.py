@@ -5,11 +5,11 @@ from __future__ import annotations
 import pytest
 import torch
 import torch.nn.functional as F
-from support.tiny import tiny_llama, transformers_twin
 
 from llama_recipes.model.attention import DocumentAttention
 from llama_recipes.model.config import RopeConfig
 from llama_recipes.model.loss import cross_entropy_sum
+from support.tiny import tiny_llama, transformers_twin
 
 LLAMA3_SCALING = {
     "rope_type": "llama3",

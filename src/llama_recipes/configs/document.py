@@ -39,7 +39,8 @@ def _list_on_a_line(dumper: _Dumper, data: list[Any]) -> yaml.Node:
 
 
 def _text_on_a_line(dumper: _Dumper, data: str) -> yaml.Node:
-    style = '"' if len(data.splitlines()) > 1 else None
+    # Any line break, the last character's too: unescaped, YAML folds or drops it.
+    style = '"' if data.splitlines() not in ([], [data]) else None
     return dumper.represent_scalar("tag:yaml.org,2002:str", data, style)
 
 

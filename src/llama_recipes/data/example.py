@@ -60,7 +60,7 @@ class Tokens:
 
 
 Collator = Callable[[list[dict[str, Any]]], Mapping[str, Any]]
-"""From samples to a batch: [B, T] input_ids and labels, and attention_mask where rows are padded."""
+"""From samples to a batch: [B, T] input_ids, labels and, where rows are padded, attention_mask."""
 
 Example = PromptAnswer | Chat | Text | Tokens
 
