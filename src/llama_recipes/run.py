@@ -29,12 +29,15 @@ from llama_recipes.monitoring.results import RESULTS_FILE, summarise
 from llama_recipes.monitoring.run_log import RunLog
 from llama_recipes.monitoring.screen import Screen
 from llama_recipes.parallel.device import choose_device
-from llama_recipes.training.loop import Run
+from llama_recipes.training.loop import Progress, Run
 from llama_recipes.training.optimizers import make_optimizer
 from llama_recipes.training.precision import set_precision
 from llama_recipes.training.schedule import Schedule
 from llama_recipes.training.selection import Selection
 from llama_recipes.training.windows import count_steps
+
+_FEW_STEPS = 50
+"""Below this a run rarely learns much; packing makes few steps of a small data set."""
 
 
 def finetune(config: RunConfig, screen: Screen | None = None) -> dict[str, Any]:
@@ -54,24 +57,23 @@ def finetune(config: RunConfig, screen: Screen | None = None) -> dict[str, Any]:
     preflight.check_vocabulary(splits, tokenizer, source.config)
 
     device = choose_device()
-    dtype = preflight.compute_dtype(device, train.mixed_precision, screen)
     model = build_model(
-        source, adapter, dtype=dtype, device=device, seed=train.seed,
+        source,
+        adapter,
+        dtype=preflight.compute_dtype(device, train.mixed_precision, screen),
+        device=device,
+        seed=train.seed,
         adapter_checkpoint=train.from_peft_checkpoint,
-    )  # fmt: skip
+    )
     _describe_model(model, train.model_name, screen)
     loader, eval_loader = _make_loaders(train, splits, tokenizer, screen)
     preflight.check_memory(model, loader, device)
 
-    save = None
-    if folder is not None and train.save_model:
-        save = ResultWriter(
-            folder, model, tokenizer,
-            adapter=adapter, base_model=source.name,
-            generation_config=source.generation_config,
-        )  # fmt: skip
-    selection = Selection(save, patience=train.early_stopping_patience)
-    schedule = _make_schedule(train, loader)
+    selection = Selection(
+        _result_writer(train, folder, model, tokenizer, source, adapter),
+        patience=train.early_stopping_patience,
+    )
+    schedule = _make_schedule(train, loader, screen)
     torch.manual_seed(train.seed)
     with RunLog(folder) as log, screen.training(schedule.total_steps):
         progress = Run(
@@ -86,22 +88,10 @@ def finetune(config: RunConfig, screen: Screen | None = None) -> dict[str, Any]:
             screen=screen,
         ).train()
 
-    results = summarise(
-        epoch_losses=progress.epoch_losses,
-        eval_losses=progress.eval_losses,
-        epoch_seconds=progress.epoch_seconds,
-        save_seconds=selection.save_seconds,
-        best_step=selection.best_step,
-        best_eval_loss=selection.best_loss,
-        steps=progress.step,
-        tokens=progress.tokens,
-        supervised_tokens=progress.supervised_tokens,
-        stop_reason=progress.stop_reason,
-        prompt_format=splits.format,
-    )
+    results = _results(progress, selection, splits.format)
     if folder is not None:
         publish(folder / RESULTS_FILE, (json.dumps(results, indent=2) + "\n").encode())
-    _conclude(results, folder if save else None, screen)
+    _conclude(results, folder if train.save_model else None, screen)
     return results
 
 
@@ -195,18 +185,61 @@ def _make_loaders(
     return loader, eval_loader
 
 
-def _make_schedule(train: TrainConfig, loader: Loader) -> Schedule:
+def _make_schedule(train: TrainConfig, loader: Loader, screen: Screen) -> Schedule:
+    total_steps = count_steps(
+        loader,
+        epochs=train.num_epochs,
+        accumulation=train.gradient_accumulation_steps,
+        limit=train.max_train_step,
+    )
+    screen.line(f"--> Num of optimizer steps = {total_steps}")
+    if total_steps < _FEW_STEPS and not train.max_train_step:
+        screen.line(
+            "    These are few: for more, lower --batch_size_training or --context_length, or raise"
+            " --num_epochs."
+        )
     return Schedule(
         kind=train.lr_scheduler,
         peak=train.lr,
         warmup_steps=train.warmup_steps,
-        total_steps=count_steps(
-            loader,
-            epochs=train.num_epochs,
-            accumulation=train.gradient_accumulation_steps,
-            limit=train.max_train_step,
-        ),
+        total_steps=total_steps,
         gamma=train.gamma,
+    )
+
+
+def _result_writer(
+    train: TrainConfig,
+    folder: Path | None,
+    model: Llama,
+    tokenizer: Tokenizer,
+    source: ModelSource,
+    adapter: LoraConfig | None,
+) -> ResultWriter | None:
+    if folder is None or not train.save_model:
+        return None
+    return ResultWriter(
+        folder,
+        model,
+        tokenizer,
+        adapter=adapter,
+        base_model=source.name,
+        generation_config=source.generation_config,
+    )
+
+
+def _results(progress: Progress, selection: Selection, prompt_format: str) -> dict[str, Any]:
+    return summarise(
+        epoch_losses=progress.epoch_losses,
+        eval_losses=progress.eval_losses,
+        epoch_seconds=progress.epoch_seconds,
+        save_seconds=selection.save_seconds,
+        best_step=selection.best_step,
+        best_eval_loss=selection.best_loss,
+        steps=progress.step,
+        tokens=progress.tokens,
+        supervised_tokens=progress.supervised_tokens,
+        stop_reason=progress.stop_reason,
+        prompt_format=prompt_format,
     )
 
 
