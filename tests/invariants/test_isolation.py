@@ -98,7 +98,7 @@ def test_attention_over_all_documents_is_caught(padded):
 
 @PADDED
 def test_a_document_among_others_is_the_document_alone(padded):
-    """Positions restart too: only rounding may differ from a batch of one."""
+    """Only rounding may differ from a batch of one."""
     model = tiny_llama()
     batch = laid_out(DOCUMENTS, padded=padded)
     together = parts(hidden_of(model, batch, DocumentAttention), batch)
@@ -142,6 +142,13 @@ def test_padding_is_never_a_target_and_never_counted():
     assert batch.num_tokens == packed.num_tokens == sum(LENGTHS)
     assert torch.equal(batch.targets, packed.targets)
     assert batch.num_supervised == sum(document.supervised for document in DOCUMENTS)
+
+
+@PADDED
+def test_positions_restart_at_every_document(padded):
+    """Only their differences turn queries and keys, but far from 0 these are less exact."""
+    batch = laid_out(DOCUMENTS, padded=padded)
+    assert batch.positions.tolist() == [at for span in batch.spans for at in range(span)]
 
 
 def test_the_last_token_of_a_document_predicts_nothing():

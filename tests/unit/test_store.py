@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import os
 import resource
 import tracemalloc
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from functools import partial
+from itertools import count, islice
 from pathlib import Path
 
 import numpy as np
@@ -273,6 +276,19 @@ def test_several_processes_make_the_same_store_as_one(cache, monkeypatch):
         made[name] = files(cache / name)
     assert made["one"] == made["several"]
     assert made["one"]
+
+
+def test_reading_runs_only_a_little_ahead_of_the_other_processes(monkeypatch):
+    monkeypatch.setattr(preparing, "_CHUNK", 8)
+    monkeypatch.setattr(preparing, "_ALONE", 8)
+    read: list[int] = []
+    endless = (Text("word " * (read.append(n) or 5)) for n in count())
+    tokenise = partial(preparing._tokenise, tokenizer=tokenizer("no chat"), how=HOW)
+    made = preparing._in_parallel(tokenise, endless)
+    assert len(list(islice(made, 9))) == 9
+    workers = len(os.sched_getaffinity(0))
+    assert len(read) <= 8 * (1 + 2 * workers + 2)
+    made.close()
 
 
 def test_a_problem_in_another_process_is_named_like_one_in_this(monkeypatch):
