@@ -1,0 +1,170 @@
+"""What a model says about functions it was not trained on: measured, and shown side by side."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from importlib.util import find_spec
+from statistics import fmean
+from typing import Any
+
+from rich.table import Table
+from rich.text import Text
+
+from llama_recipes.data.example import Chat
+from llama_recipes.data.loader import make_batch
+from llama_recipes.data.sources.stdlib_docstrings import open_stdlib_docstrings
+from llama_recipes.data.tokenize import encode
+from llama_recipes.data.tokenizer import Tokenizer
+from llama_recipes.errors import ConfigError
+from llama_recipes.inference.generate import generate
+from llama_recipes.inference.load import Loaded
+from llama_recipes.inference.prompts import encode_conversation
+from llama_recipes.training.evaluate import evaluate
+
+_ANSWER_TOKENS = 40
+"""No reference is longer than 30 tokens."""
+_SLICE_TOKENS = 4096
+_CODE_LINES = 9
+
+
+@dataclass(frozen=True, slots=True)
+class Measurement:
+    """loss: nats per token of the references; rouge_l: mean F1 of the answers, 0 to 1."""
+
+    loss: float
+    rouge_l: float
+    answers: list[str]
+
+
+@dataclass(frozen=True, slots=True)
+class HeldOut:
+    """Functions of modules that training does not see: `count` of `total`, spread over all."""
+
+    chats: list[Chat]
+    total: int
+
+    @property
+    def count(self) -> int:
+        return len(self.chats)
+
+    @property
+    def prompts(self) -> list[str]:
+        return [chat.messages[0].content for chat in self.chats]
+
+    @property
+    def references(self) -> list[str]:
+        return [chat.messages[1].content for chat in self.chats]
+
+
+def held_out(tokenizer: Tokenizer, count: int) -> HeldOut:
+    source = open_stdlib_docstrings("validation", tokenizer)
+    chats = [example for example in source.examples() if isinstance(example, Chat)]
+    return HeldOut(spread(chats, count), len(chats))
+
+
+def spread(items: Sequence[Any], count: int) -> list[Any]:
+    """`count` of the items, equally far apart."""
+    count = min(count, len(items))
+    return [items[index * len(items) // count] for index in range(count)]
+
+
+def check_rouge() -> None:
+    """Raises ConfigError where the library that measures ROUGE is missing."""
+    if find_spec("rouge_score") is None:
+        raise ConfigError(
+            "The quickstart measures ROUGE-L with the package rouge-score, which is not installed"
+            " here. Install it: pip install rouge-score"
+        )
+
+
+def measure(loaded: Loaded, functions: HeldOut) -> Measurement:
+    """The loss of the references, and how near to them the model's own greedy answers are."""
+    tokenizer = loaded.tokenizer
+    documents = encode(functions.chats, tokenizer, train_on_prompt=False)
+    batch = make_batch(
+        documents, numbers=range(len(documents)), pad_id=tokenizer.pad_id, padded=False
+    ).to(loaded.model.head_weight.device)
+    loss = evaluate(loaded.model, batch.split(_SLICE_TOKENS)).loss
+    answers = generate(
+        loaded.model,
+        [encode_conversation(chat.messages[:1], tokenizer) for chat in functions.chats],
+        max_new_tokens=_ANSWER_TOKENS,
+        stop_ids=tokenizer.stop_ids,
+    )
+    texts = [tokenizer.decode(answer, skip_special=True).strip() for answer in answers]
+    return Measurement(loss, _rouge_l(functions.references, texts), texts)
+
+
+def _rouge_l(references: Sequence[str], answers: Sequence[str]) -> float:
+    """Lin 2004, https://aclanthology.org/W04-1013, as rouge-score computes it with stemming."""
+    from rouge_score.rouge_scorer import RougeScorer
+
+    scorer = RougeScorer(["rougeL"], use_stemmer=True)
+    pairs = zip(references, answers, strict=True)
+    return fmean(scorer.score(*pair)["rougeL"].fmeasure for pair in pairs)
+
+
+def numbers_table(before: Measurement, after: Measurement, functions: HeldOut) -> Table:
+    table = Table(
+        title=f"{functions.count} of the {functions.total} held-out functions", title_justify="left"
+    )
+    table.add_column("")
+    for name in "before", "after":
+        table.add_column(name, justify="right")
+    table.add_row("loss, nats per token", f"{before.loss:.3f}", f"{after.loss:.3f}")
+    table.add_row("ROUGE-L (F1, 0 to 1)", f"{before.rouge_l:.3f}", f"{after.rouge_l:.3f}")
+    return table
+
+
+def examples_table(
+    before: Measurement, after: Measurement, functions: HeldOut, count: int
+) -> Table:
+    """Side by side; long functions and answers are cut."""
+    table = Table(
+        title="Answers to held-out functions", title_justify="left", show_lines=True, expand=True
+    )
+    table.add_column("function", ratio=10, overflow="fold")
+    for name in "reference", "before", "after":
+        table.add_column(name, ratio=6, overflow="fold")
+    for index in spread(range(functions.count), count):
+        table.add_row(
+            Text(_code(functions.prompts[index])),
+            Text(functions.references[index]),
+            Text(_cut(before.answers[index])),
+            Text(_cut(after.answers[index])),
+        )
+    return table
+
+
+def _code(prompt: str) -> str:
+    """The code between the fences of a prompt."""
+    return _cut(prompt.partition("```python\n")[2].removesuffix("\n```"))
+
+
+def _cut(text: str) -> str:
+    lines = text.split("\n")
+    return "\n".join(lines[:_CODE_LINES] + (["…"] if len(lines) > _CODE_LINES else []))
+
+
+def as_json(before: Measurement, after: Measurement, functions: HeldOut) -> dict[str, Any]:
+    """All that was measured, with every prompt and answer."""
+    return {
+        "held_out_functions": functions.count,
+        "before": _numbers(before),
+        "after": _numbers(after),
+        "examples": [
+            {"prompt": prompt, "reference": reference, "before": old, "after": new}
+            for prompt, reference, old, new in zip(
+                functions.prompts,
+                functions.references,
+                before.answers,
+                after.answers,
+                strict=True,
+            )
+        ],
+    }
+
+
+def _numbers(measured: Measurement) -> dict[str, float]:
+    return {key: value for key, value in asdict(measured).items() if key != "answers"}
