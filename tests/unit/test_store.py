@@ -8,7 +8,7 @@ import tracemalloc
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from functools import partial
-from itertools import count, islice
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
@@ -282,9 +282,9 @@ def test_reading_runs_only_a_little_ahead_of_the_other_processes(monkeypatch):
     monkeypatch.setattr(preparing, "_CHUNK", 8)
     monkeypatch.setattr(preparing, "_ALONE", 8)
     read: list[int] = []
-    endless = (Text("word " * (read.append(n) or 5)) for n in count())
+    many = (Text("word " * (read.append(n) or 5)) for n in range(4000))
     tokenise = partial(preparing._tokenise, tokenizer=tokenizer("no chat"), how=HOW)
-    made = preparing._in_parallel(tokenise, endless)
+    made = preparing._in_parallel(tokenise, many)
     assert len(list(islice(made, 9))) == 9
     workers = len(os.sched_getaffinity(0))
     assert len(read) <= 8 * (1 + 2 * workers + 2)
