@@ -26,11 +26,12 @@ from support.tiny import tiny_llama
 CPU = torch.device("cpu")
 
 MEASURE = """
-import json, resource, sys
+import json, sys
 import torch
 from llama_recipes.adapters.lora import add_lora, initialise_lora
 from llama_recipes.configs.peft import LoraConfig
 from llama_recipes.data.loader import make_batch
+from llama_recipes.monitoring.memory import GIB, peak_memory_gib
 from llama_recipes.training.memory import step_bytes
 from llama_recipes.training.optimizers import make_optimizer
 from llama_recipes.training.step import train_step
@@ -50,12 +51,12 @@ said = step_bytes(model, tokens)
 optimizer = make_optimizer(model, lr=1e-4, weight_decay=0.0)
 few = make_batch([document([1] * 8)], numbers=[0], pad_id=0, padded=False)
 model(few.tokens, few.positions, lambda q, k, v, layer: q)  # what libraries allocate once
-before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+before = peak_memory_gib(model.head_weight.device)
 batch = make_batch([document([1] * tokens)], numbers=[0], pad_id=0, padded=False)
 for parts in ([few], [batch]):  # the optimizer's state is there once the second is made
     train_step(model, parts, optimizer)
-peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-print(json.dumps([said, peak - before]))
+peak = peak_memory_gib(model.head_weight.device)
+print(json.dumps([said, (peak - before) * GIB]))
 """
 
 
@@ -125,7 +126,20 @@ def test_memory_of_this_machine():
     assert free is not None
     assert 0 < free < 10**5
     block = torch.ones(60 * 2**20)
-    assert peak_memory_gib(CPU) > block.nbytes / GIB
+    peak = peak_memory_gib(CPU)
+    assert peak > block.nbytes / GIB
+    del block
+    assert peak_memory_gib(CPU) >= peak
+
+
+def test_the_peak_is_this_process_s_own_and_not_its_parent_s():
+    block = torch.ones(200 * 2**20)
+    code = (
+        "import torch; from llama_recipes.monitoring.memory import peak_memory_gib;"
+        "print(peak_memory_gib(torch.device('cpu')))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert float(done.stdout) < block.nbytes / GIB
 
 
 def cgroup_v2(folder: Path, limit: str) -> Path:

@@ -16,8 +16,12 @@ def peak_memory_gib(device: torch.device) -> float:
     """Highest memory so far in GiB: allocated on a GPU, resident in this process on a CPU."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device) / GIB
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak / GIB if sys.platform == "darwin" else peak * 1024 / GIB
+    try:
+        return _kilobytes("/proc/self/status", "VmHWM") * 1024 / GIB
+    except (OSError, KeyError):
+        # On Linux this counts the memory of the process that started this one, too.
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        return peak / GIB if sys.platform == "darwin" else peak * 1024 / GIB
 
 
 def available_memory_gib(device: torch.device) -> float | None:
@@ -25,9 +29,7 @@ def available_memory_gib(device: torch.device) -> float | None:
     if device.type == "cuda":
         return torch.cuda.mem_get_info(device)[0] / GIB
     try:
-        lines = Path("/proc/meminfo").read_text(encoding="ascii").splitlines()
-        fields = dict(line.split(":", 1) for line in lines)
-        available = int(fields["MemAvailable"].split()[0]) * 1024
+        available = _kilobytes("/proc/meminfo", "MemAvailable") * 1024
     except (OSError, KeyError):
         return None
     return min(available, bytes_left_in_container()) / GIB
@@ -54,3 +56,10 @@ def bytes_left_in_container(cgroup: Path = Path("/sys/fs/cgroup")) -> float:
         of_files = sum(int(counts[f"{prefix}{kind}_file"]) for kind in ("active", "inactive"))
         return int(limit) - (int(used) - of_files)
     return math.inf
+
+
+def _kilobytes(path: str, name: str) -> int:
+    """A counter of the kernel's. Raises OSError or KeyError where it is not there."""
+    lines = Path(path).read_text(encoding="utf-8").splitlines()
+    fields = dict(line.split(":", 1) for line in lines)
+    return int(fields[name].split()[0])
