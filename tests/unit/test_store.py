@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 
 from llama_recipes.data import prepare as preparing
+from llama_recipes.data import workers
 from llama_recipes.data.example import BadRow, Chat, Example, Message, Source, Text
 from llama_recipes.data.prepare import Preparation, prepare
 from llama_recipes.data.store import TokenStore, open_store, write_store
@@ -129,8 +130,8 @@ def peak_bytes(work: Callable[[], object]) -> int:
 
 def test_memory_does_not_grow_with_the_data_set(tmp_path, monkeypatch):
     """Four times the rows take a quarter more at most, and a fraction of what is written."""
-    monkeypatch.setattr(preparing, "_CHUNK", 32)
-    monkeypatch.setattr(preparing, "_ALONE", 10**6)
+    monkeypatch.setattr(workers, "CHUNK", 32)
+    monkeypatch.setattr(workers, "ALONE", 10**6)
 
     def work(rows: int) -> int:
         examples = Readings(*("word " * 50 for _ in range(rows)))
@@ -269,8 +270,8 @@ def test_several_processes_make_the_same_store_as_one(cache, monkeypatch):
 
     made = {}
     for name, alone in (("one", 10**6), ("several", 32)):
-        monkeypatch.setattr(preparing, "_CHUNK", 16)
-        monkeypatch.setattr(preparing, "_ALONE", alone)
+        monkeypatch.setattr(workers, "CHUNK", 16)
+        monkeypatch.setattr(workers, "ALONE", alone)
         monkeypatch.setenv("XDG_CACHE_HOME", str(cache / name))
         prepare(source(rows, on_bad_row="skip"), tokenizer("chatml"), HOW)
         made[name] = files(cache / name)
@@ -279,21 +280,21 @@ def test_several_processes_make_the_same_store_as_one(cache, monkeypatch):
 
 
 def test_reading_runs_only_a_little_ahead_of_the_other_processes(monkeypatch):
-    monkeypatch.setattr(preparing, "_CHUNK", 8)
-    monkeypatch.setattr(preparing, "_ALONE", 8)
+    monkeypatch.setattr(workers, "CHUNK", 8)
+    monkeypatch.setattr(workers, "ALONE", 8)
     read: list[int] = []
     many = (Text("word " * (read.append(n) or 5)) for n in range(4000))
     tokenise = partial(preparing._tokenise, tokenizer=tokenizer("no chat"), how=HOW)
-    made = preparing._in_parallel(tokenise, many)
+    made = workers.in_order(tokenise, many)
     assert len(list(islice(made, 9))) == 9
-    workers = len(os.sched_getaffinity(0))
-    assert len(read) <= 8 * (1 + 2 * workers + 2)
+    cores = len(os.sched_getaffinity(0))
+    assert len(read) <= 8 * (1 + 2 * cores + 2)
     made.close()
 
 
 def test_a_problem_in_another_process_is_named_like_one_in_this(monkeypatch):
-    monkeypatch.setattr(preparing, "_CHUNK", 16)
-    monkeypatch.setattr(preparing, "_ALONE", 16)
+    monkeypatch.setattr(workers, "CHUNK", 16)
+    monkeypatch.setattr(workers, "ALONE", 16)
     texts = [*("short" for _ in range(90)), "long " * 100, "short"]
     with pytest.raises(DataError, match=r"row 91: it has \d+ tokens, context_length is 64"):
         prepare(source(Readings(*texts)), tokenizer("no chat"), replace(HOW, truncation="error"))

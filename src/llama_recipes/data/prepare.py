@@ -4,15 +4,11 @@ from __future__ import annotations
 
 import atexit
 import hashlib
-import multiprocessing
-import os
 import shutil
 from collections import Counter, deque
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Future, ProcessPoolExecutor
 from dataclasses import dataclass
 from functools import partial
-from itertools import chain, islice
 from pathlib import Path
 from tempfile import TemporaryFile, mkdtemp
 from typing import Any
@@ -25,12 +21,9 @@ from llama_recipes.data.example import BadRow, Example, Source
 from llama_recipes.data.store import TokenStore, open_store, write_store
 from llama_recipes.data.tokenize import Document, Rejected, Truncation, encode, fit
 from llama_recipes.data.tokenizer import Tokenizer
+from llama_recipes.data.workers import in_order
 from llama_recipes.errors import DataError
 
-_CHUNK = 512
-"""Rows a worker takes at a time."""
-_ALONE = 8 * _CHUNK
-"""Rows tokenised in this process before others are started: each needs seconds to import."""
 _PROBLEMS_SHOWN = 20
 
 
@@ -131,7 +124,7 @@ def _documents(
                 return
 
     tokenise = partial(_tokenise, tokenizer=tokenizer, how=how)
-    for document, cut in _in_parallel(tokenise, good_rows()):
+    for document, cut in in_order(tokenise, good_rows()):
         number = numbers.popleft()
         if isinstance(document, Rejected):
             explained = f"row {number}: {document.reason}"
@@ -210,40 +203,3 @@ def _tokenise(
         fitted = fit(document, how.context_length, how.truncation)
         results.append((fitted, len(document.input_ids) > how.context_length))
     return results
-
-
-def _in_parallel(
-    tokenise: Callable[[Sequence[Example]], list[Tokenised]], examples: Iterator[Example]
-) -> Iterator[Tokenised]:
-    """Tokenise in order; in several processes from the row on at which that pays."""
-    chunks = iter(lambda: list(islice(examples, _CHUNK)), [])
-    yield from chain.from_iterable(map(tokenise, islice(chunks, _ALONE // _CHUNK)))
-    first = next(chunks, None)
-    if first is None:
-        return
-    workers = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 1
-    waiting: deque[Future[list[Tokenised]]] = deque()
-    # Spawned, not forked: the tokenizer's threads do not survive a fork.
-    context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(
-        workers, mp_context=context, initializer=_keep, initargs=(tokenise,)
-    ) as pool:
-        for chunk in chain([first], chunks):
-            waiting.append(pool.submit(_call_kept, chunk))
-            if len(waiting) > 2 * workers:  # bounded, so that memory is
-                yield from waiting.popleft().result()
-        while waiting:
-            yield from waiting.popleft().result()
-
-
-_kept: Callable[[Sequence[Example]], list[Tokenised]]
-
-
-def _keep(tokenise: Callable[[Sequence[Example]], list[Tokenised]]) -> None:
-    """In a worker: hold the tokenizer, so that it is sent once and not with every chunk."""
-    global _kept
-    _kept = tokenise
-
-
-def _call_kept(examples: Sequence[Example]) -> list[Tokenised]:
-    return _kept(examples)
