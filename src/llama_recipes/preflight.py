@@ -36,7 +36,7 @@ def output_folder(config: RunConfig) -> Path | None:
     train = config.train_config
     if not is_given(train.output_dir):
         return None
-    folder = Path(train.output_dir)
+    folder = Path(train.output_dir).expanduser()  # a shell leaves --output_dir=~/x as it is
     held = [
         name
         for pattern in (RESULTS_FILE, "*.safetensors", "config.json")

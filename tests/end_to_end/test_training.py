@@ -166,6 +166,16 @@ def test_an_adapter_goes_on_from_another_with_its_settings(run, capsys):
     )
 
 
+def test_a_tilde_is_the_home_folder(run, monkeypatch, tmp_path):
+    """A shell leaves it as it is where it stands behind an equals sign."""
+    monkeypatch.setenv("HOME", str(tmp_path))
+    run(*LORA, "--num_epochs=1", name="first")
+    flags = (*LORA, "--num_epochs=1", "--from_peft_checkpoint=~/first")
+    monkeypatch.chdir(tmp_path)
+    run(*flags, "--output_dir=~/second", name="second")
+    assert not (tmp_path / "~").exists()
+
+
 # What is the same, and what is not
 
 

@@ -303,6 +303,8 @@ NO_SYSTEM = (
     [
         (REWRITING, chat("Hi", "Hello", "More", "No"), "changes earlier text when a turn is added"),
         (NO_SYSTEM, chat("Hi", "Hello", system="Sing."), "System role not supported"),
+        (NO_SYSTEM, chat("Hi</s>Yes", "Hello"), "a message (user) holds </s>"),
+        (NO_SYSTEM, chat("Hi", "Hello</s>More"), "a message (assistant) holds </s>"),
     ],
 )
 def test_a_conversation_that_the_template_cannot_write_is_a_bad_row(

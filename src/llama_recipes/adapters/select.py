@@ -20,7 +20,7 @@ def adapter_config(config: RunConfig) -> LoraConfig | None:
     if not train.use_peft:
         return None
     if is_given(train.from_peft_checkpoint):
-        return read_lora_config(Path(train.from_peft_checkpoint))
+        return read_lora_config(Path(train.from_peft_checkpoint).expanduser())
     return config.lora_config
 
 
@@ -37,4 +37,4 @@ def start_adapter(model: Llama, *, checkpoint: str, seed: int, device: torch.dev
     """Give the adapter's parameters their first values: fresh ones, or those of `checkpoint`."""
     initialise_lora(model, seed=seed, device=device)
     if is_given(checkpoint):
-        load_lora_weights(model, Path(checkpoint))
+        load_lora_weights(model, Path(checkpoint).expanduser())

@@ -138,7 +138,7 @@ CONFLICTS = (
         ("train_config.from_peft_checkpoint",),
         lambda c: (
             is_given(c.train_config.from_peft_checkpoint)
-            and not Path(c.train_config.from_peft_checkpoint).is_dir()
+            and not Path(c.train_config.from_peft_checkpoint).expanduser().is_dir()
         ),
         "--from_peft_checkpoint is {c.train_config.from_peft_checkpoint!r}, which is no folder: "
         "name the one that holds adapter_config.json and adapter_model.safetensors.",

@@ -86,7 +86,9 @@ def chat_pieces(messages: Sequence[Message], tokenizer: Tokenizer) -> list[tuple
 
     The text before an answer is the template's own with its generation prompt: exactly what the
     model is given when it has to answer. The answer is what the template then adds.
+    Raises DataError where that cannot be told apart, or where a message would forge turns.
     """
+    _check_no_control_tokens(messages, tokenizer)
     pieces: list[tuple[str, bool]] = []
     done = ""
     for index, message in enumerate(messages):
@@ -102,6 +104,17 @@ def chat_pieces(messages: Sequence[Message], tokenizer: Tokenizer) -> list[tuple
         pieces += [(asked[len(done) :], False), (answered[len(asked) :], True)]
         done = answered
     return pieces
+
+
+def _check_no_control_tokens(messages: Sequence[Message], tokenizer: Tokenizer) -> None:
+    """In a message they would be read as the borders of turns that nobody took."""
+    for message in messages:
+        found = tokenizer.special_text.search(message.content)
+        if found:
+            raise DataError(
+                f"a message ({message.role}) holds {found[0]}, which the model reads as a control"
+                " token and not as text; take it out"
+            )
 
 
 def _pieces(example: Example, tokenizer: Tokenizer) -> list[_Piece]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -39,7 +40,7 @@ class Tokenizer:
     size: highest id + 1, added tokens included.
     pad_id: the tokenizer's own padding token, else EOS, else 0; padding is never trained.
     stop_ids: EOS and the end-of-turn tokens; generation ends at any of them.
-    special_ids: ids of control tokens, which are not text.
+    special_ids: ids of control tokens, which are not text; special_text: finds how they are written.
     fingerprint: changes whenever any text could get other ids, or any chat another text.
     """
 
@@ -60,6 +61,8 @@ class Tokenizer:
         self.special_ids: frozenset[int] = frozenset(hf.all_special_ids) | {
             id_ for id_, token in added.items() if token.special
         }
+        written = sorted(hf.convert_ids_to_tokens(sorted(self.special_ids)), key=len, reverse=True)
+        self.special_text = re.compile("|".join(map(re.escape, written)) or r"(?!)")
         ends = [vocabulary[text] for text in END_OF_TURN if text in vocabulary]
         stops = [self.eos_id, *(id_ for id_ in ends if id_ in self.special_ids)]
         self.stop_ids: tuple[int, ...] = tuple(
