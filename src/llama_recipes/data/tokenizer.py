@@ -40,7 +40,7 @@ class Tokenizer:
     size: highest id + 1, added tokens included.
     pad_id: the tokenizer's own padding token, else EOS, else 0; padding is never trained.
     stop_ids: EOS and the end-of-turn tokens; generation ends at any of them.
-    special_ids: ids of control tokens, which are not text; special_text: finds how they are written.
+    special_ids: ids of control tokens, which are not text; special_text finds them in a text.
     fingerprint: changes whenever any text could get other ids, or any chat another text.
     """
 
