@@ -1,0 +1,167 @@
+"""Adapters from files: what is taken from them, what is refused, and how they go on."""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+import json
+from pathlib import Path
+
+import peft
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from llama_recipes.adapters.lora import add_lora, lora_layers
+from llama_recipes.adapters.peft_format import (
+    _MUST_BE_EMPTY,
+    _TAKEN,
+    load_lora_weights,
+    read_lora_config,
+)
+from llama_recipes.adapters.select import adapter_config
+from llama_recipes.configs.peft import LoraConfig
+from llama_recipes.configs.run import RunConfig
+from llama_recipes.configs.training import TrainConfig
+from llama_recipes.errors import CheckpointError, ConfigError
+from support.adapted import lora, saved
+from support.tiny import tiny_llama
+
+DEFAULTS = LoraConfig()
+ALL_LINEAR = LoraConfig(target_modules="all-linear")
+
+
+def broken(folder: Path, **changes: object) -> str:
+    """What is said about an adapter whose adapter_config.json holds these `changes`."""
+    config = DEFAULTS
+    path = saved(lora(config), folder, config) / "adapter_config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | changes))
+    with pytest.raises(CheckpointError) as caught:
+        read_lora_config(folder)
+    return str(caught.value)
+
+
+def test_missing_extra_and_misshapen_tensors_are_one_error(tmp_path):
+    config = DEFAULTS
+    path = saved(lora(config), tmp_path, config) / "adapter_model.safetensors"
+    tensors = load_file(path)
+    keys = sorted(tensors)
+    tensors["base_model.model.lm_head.lora_A.weight"] = tensors.pop(keys[0])
+    tensors[keys[1]] = torch.zeros(5, 5)
+    save_file(tensors, path)
+    model = lora(config)
+    before = copy.deepcopy(model.state_dict())
+    with pytest.raises(CheckpointError) as caught:
+        load_lora_weights(model, tmp_path)
+    said = str(caught.value)
+    assert f"missing: {keys[0]}" in said
+    assert "extra: base_model.model.lm_head.lora_A.weight" in said
+    assert f"shape of {keys[1]}: (5, 5) in the file" in said
+    assert "Give the base model that the adapter was made for." in said
+    assert all(torch.equal(value, before[key]) for key, value in model.state_dict().items())
+
+
+def test_an_adapter_of_another_model_lists_twenty_and_counts_the_rest(tmp_path):
+    config = ALL_LINEAR
+    saved(lora(config, num_hidden_layers=4), tmp_path, config)
+    with pytest.raises(CheckpointError, match="… and 8 more"):
+        load_lora_weights(lora(config), tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("feature", "value"),
+    [
+        ("rank_pattern", {"q_proj": 4}),
+        ("alpha_pattern", {"q_proj": 4}),
+        ("use_dora", True),
+        ("modules_to_save", ["lm_head"]),
+        ("layers_to_transform", [0]),
+        ("layer_replication", [[0, 2]]),
+        ("trainable_token_indices", [3]),
+        ("target_parameters", ["mlp.experts"]),
+        ("lora_bias", True),
+        ("bias", "lora_only"),
+        ("init_lora_weights", "pissa_niter_4"),
+        ("init_lora_weights", "loftq"),
+    ],
+)
+def test_what_peft_can_and_this_cannot_is_refused(feature, value, tmp_path):
+    said = broken(tmp_path, **{feature: value})
+    assert f"uses {feature}" in said
+    assert "Merge it with peft first." in said
+
+
+def test_every_setting_of_peft_is_read_refused_or_harmless():
+    """A new one in a later peft fails here, so that somebody looks at what it does."""
+    harmless = {
+        *("auto_mapping", "base_model_name_or_path", "inference_mode", "peft_type"),
+        *("peft_version", "revision", "runtime_config"),
+        # of another layer type, of training only, or part of a feature that is refused
+        *("fan_in_fan_out", "megatron_config", "megatron_core", "ensure_weight_tying"),
+        *("eva_config", "velora_config", "qalora_group_size"),
+        *("init_lora_weights", "corda_config", "loftq_config", "lora_ga_config"),
+    }
+    theirs = {field.name for field in dataclasses.fields(peft.LoraConfig)}
+    assert theirs - {*_TAKEN, *_MUST_BE_EMPTY} == harmless
+
+
+def test_other_kinds_of_adapters_and_wrong_values_are_named(tmp_path):
+    assert "of the kind 'PREFIX_TUNING'" in broken(tmp_path, peft_type="PREFIX_TUNING")
+    assert "r is 'eight'" in broken(tmp_path, r="eight")
+    assert "task_type is 'SEQ_CLS'" in broken(tmp_path, task_type="SEQ_CLS")
+
+
+def test_what_a_file_leaves_out_has_peft_s_default(tmp_path):
+    (tmp_path / "adapter_config.json").write_text('{"peft_type": "LORA", "target_modules": null}')
+    default = peft.LoraConfig()
+    read = read_lora_config(tmp_path)
+    assert (read.r, read.lora_alpha) == (default.r, default.lora_alpha)
+    assert read.lora_dropout == default.lora_dropout
+    assert read.target_modules == ["q_proj", "v_proj"]
+
+
+def test_a_folder_without_an_adapter_a_damaged_file_and_a_pickle(tmp_path):
+    with pytest.raises(CheckpointError, match=r"holds no adapter_config\.json"):
+        read_lora_config(tmp_path)
+    config = DEFAULTS
+    path = saved(lora(config), tmp_path, config) / "adapter_model.safetensors"
+    path.write_bytes(path.read_bytes()[:-50])
+    with pytest.raises(CheckpointError, match="cannot be read"):
+        load_lora_weights(lora(config), tmp_path)
+    path.rename(tmp_path / "adapter_model.bin")
+    with pytest.raises(CheckpointError, match="are pickles and are not read"):
+        load_lora_weights(lora(config), tmp_path)
+    (tmp_path / "adapter_config.json").write_text("{")
+    with pytest.raises(CheckpointError, match="not valid JSON"):
+        read_lora_config(tmp_path)
+    (tmp_path / "adapter_config.json").write_text("[]")
+    with pytest.raises(CheckpointError, match="no JSON object"):
+        read_lora_config(tmp_path)
+
+
+def test_a_target_that_a_llama_does_not_have_is_named():
+    with pytest.raises(ConfigError, match=r"names c_attn, proj, which .* Choose from q_proj"):
+        add_lora(tiny_llama(), LoraConfig(target_modules=["q_proj", "c_attn", "proj"]))
+
+
+def test_a_target_may_be_one_layer_alone():
+    """So peft writes down what all-linear stood for."""
+    model = tiny_llama()
+    add_lora(model, LoraConfig(target_modules=["model.layers.1.mlp.up_proj", "self_attn.k_proj"]))
+    assert [name for name, _ in lora_layers(model)] == [
+        "model.layers.0.self_attn.k_proj",
+        "model.layers.1.self_attn.k_proj",
+        "model.layers.1.mlp.up_proj",
+    ]
+
+
+def test_an_adapter_goes_on_with_its_own_settings(tmp_path):
+    theirs = LoraConfig(r=3, lora_alpha=5, use_rslora=True, target_modules=["o_proj"])
+    saved(lora(theirs), tmp_path, theirs)
+    config = RunConfig(
+        train_config=TrainConfig(use_peft=True, from_peft_checkpoint=str(tmp_path)),
+        lora_config=LoraConfig(r=64),
+    )
+    assert adapter_config(config) == theirs
+    assert adapter_config(RunConfig(train_config=TrainConfig(use_peft=True))) == LoraConfig()
+    assert adapter_config(RunConfig()) is None
