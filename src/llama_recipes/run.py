@@ -148,6 +148,7 @@ def _losses(store: TokenStore) -> str:
         "too_long": "dropped as too long",
         "no_supervised_token": "dropped without a supervised token",
         "truncated": "cut to context_length",
+        "without_stop_token": "without a stop token, so that stopping is not learnt",
     }
     said = [f"{counts[kind]} {words}" for kind, words in kinds.items() if counts.get(kind)]
     return f" ({', '.join(said)})" if said else ""

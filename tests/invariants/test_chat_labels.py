@@ -140,3 +140,17 @@ def test_a_conversation_that_the_template_cannot_write_is_a_bad_row(
 def test_chats_for_a_model_without_a_template_are_one_error_and_not_one_a_row(tmp_path):
     with pytest.raises(DataError, match=r"^The tokenizer has no chat template"):
         store_of(rows(tmp_path, *CONVERSATIONS.values()), tokenizer("no chat"))
+
+
+def test_a_template_that_ends_no_answer_is_counted(tmp_path):
+    """The run says so: a model that never sees a stop token never learns to stop."""
+    template = (
+        "{% for m in messages %}### {{ m.role }}\n{{ m.content }}\n{% endfor %}"
+        "{% if add_generation_prompt %}### assistant\n{% endif %}"
+    )
+    endless = Tokenizer(hf_tokenizer("no chat", chat_template=template))
+    store = store_of(rows(tmp_path, *CONVERSATIONS.values()), endless)
+    assert store.report["counts"]["without_stop_token"] == 3
+    for style in CHATS:
+        store = store_of(rows(tmp_path, *CONVERSATIONS.values()), tokenizer(style))
+        assert not store.report["counts"]["without_stop_token"]

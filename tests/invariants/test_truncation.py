@@ -32,6 +32,7 @@ def test_end_cuts_answers_and_leaves_out_what_has_none_left(tmp_path):
         "rows": 3,
         "documents": 2,
         "truncated": 1,
+        "without_stop_token": 0,
         "no_supervised_token": 1,
     }
     whole, cut = store.document(0), store.document(1)

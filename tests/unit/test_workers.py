@@ -57,3 +57,16 @@ def test_no_worker_outlives_a_killed_parent(tmp_path):
     while any(_alive(pid) for pid in workers):
         assert time.monotonic() < deadline, "a worker is still there"
         time.sleep(0.1)
+
+
+def test_a_script_that_starts_itself_again_is_told_how_to_begin(tmp_path):
+    script = tmp_path / "script.py"
+    script.write_text(
+        "from llama_recipes.data import workers\n"
+        "workers.CHUNK = workers.ALONE = 1\n"
+        "list(workers.in_order(list, iter(range(9))))\n"
+    )
+    done = subprocess.run([sys.executable, script], capture_output=True, text=True)
+    assert done.returncode == 1
+    assert "DataError: A process that tokenised the data set ended before" in done.stderr
+    assert 'stands under if __name__ == "__main__":' in done.stderr

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from tempfile import TemporaryFile, mkdtemp
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from platformdirs import user_cache_path
@@ -124,7 +124,7 @@ def _documents(
                 return
 
     tokenise = partial(_tokenise, tokenizer=tokenizer, how=how)
-    for document, cut in in_order(tokenise, good_rows()):
+    for document, cut, ends in in_order(tokenise, good_rows()):
         number = numbers.popleft()
         if isinstance(document, Rejected):
             explained = f"row {number}: {document.reason}"
@@ -137,6 +137,8 @@ def _documents(
             continue
         counts["documents"] += 1
         counts["truncated"] += cut
+        # A model that never sees a stop token never learns to stop; ready-made ids may mean it so.
+        counts["without_stop_token"] += not ends and source.format != "tokens"
         yield document
     if problems:
         raise DataError(_explain(source, problems))
@@ -183,8 +185,12 @@ def _explain_nothing(source: Source, counts: Counter[str]) -> str:
     )
 
 
-Tokenised = tuple[Document | Rejected, bool]
-"""A document and whether it was cut."""
+class Tokenised(NamedTuple):
+    """A document, whether it was cut, and whether a stop token of it was to be trained."""
+
+    document: Document | Rejected
+    cut: bool = False
+    ends: bool = False
 
 
 def _tokenise(
@@ -198,8 +204,10 @@ def _tokenise(
             raise
         if len(examples) > 1:  # which of them it was
             return [_tokenise([one], tokenizer=tokenizer, how=how)[0] for one in examples]
-        return [(Rejected("bad_rows", str(error)), False)]
+        return [Tokenised(Rejected("bad_rows", str(error)))]
     for document in documents:
         fitted = fit(document, how.context_length, how.truncation)
-        results.append((fitted, len(document.input_ids) > how.context_length))
+        cut = len(document.input_ids) > how.context_length
+        ends = bool(np.isin(document.labels, tokenizer.stop_ids).any())
+        results.append(Tokenised(fitted, cut, ends))
     return results

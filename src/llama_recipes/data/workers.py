@@ -8,8 +8,11 @@ import threading
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from itertools import chain, islice
 from typing import Any, TypeVar
+
+from llama_recipes.errors import DataError
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -26,6 +29,7 @@ def in_order(
     """`function` over chunks of `items`, in several processes from the item on at which that pays.
 
     function: maps a chunk to as many results; it is sent to each process once.
+    Raises DataError where one of the processes is lost.
     """
     chunks = iter(lambda: list(islice(items, CHUNK)), [])
     yield from chain.from_iterable(map(function, islice(chunks, ALONE // CHUNK)))
@@ -36,15 +40,23 @@ def in_order(
     waiting: deque[Future[list[Result]]] = deque()
     # Spawned, not forked: a tokenizer's threads do not survive a fork.
     context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(
+    pool = ProcessPoolExecutor(
         workers, mp_context=context, initializer=_begin, initargs=(function,)
-    ) as pool:
-        for chunk in chain([first], chunks):
-            waiting.append(pool.submit(_call, chunk))
-            if len(waiting) > 2 * workers:
+    )
+    try:
+        with pool:
+            for chunk in chain([first], chunks):
+                waiting.append(pool.submit(_call, chunk))
+                if len(waiting) > 2 * workers:
+                    yield from waiting.popleft().result()
+            while waiting:
                 yield from waiting.popleft().result()
-        while waiting:
-            yield from waiting.popleft().result()
+    except BrokenProcessPool as error:
+        raise DataError(
+            "A process that tokenised the data set ended before its time: the machine may be short"
+            " of memory. Where a script of yours started the run, it has to be a file whose call"
+            ' stands under if __name__ == "__main__":, for each process reads it again.'
+        ) from error
 
 
 _function: Callable[[Sequence[Any]], list[Any]]
