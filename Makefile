@@ -28,6 +28,10 @@ format: .venv/dev
 docs: .venv/dev
 	$(BIN)/python -m llama_recipes.configs.table > docs/settings.md
 
+## The golden loss curve, after a change that is meant to move it
+golden: .venv/dev
+	$(BIN)/python tests/golden/make_curve.py
+
 .venv/made:
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed: make PYTHON=python3.11")'
 	$(PYTHON) -m venv .venv

@@ -27,16 +27,11 @@ from llama_recipes.training.memory import step_bytes
 from llama_recipes.training.windows import largest_slice
 
 
-def output_folder(config: RunConfig) -> Path | None:
-    """Make the run's folder; None where none was given. Raises ConfigError.
-
-    A folder that holds the results of a run is never written over; what an unfinished run that
-    saved nothing left there is replaced.
-    """
-    train = config.train_config
-    if not is_given(train.output_dir):
-        return None
-    folder = Path(train.output_dir).expanduser()  # a shell leaves --output_dir=~/x as it is
+def refuse_results(config: RunConfig) -> None:
+    """Raises ConfigError where the run's folder holds results, which are never written over."""
+    folder = _output_path(config)
+    if folder is None:
+        return
     held = [
         name
         for pattern in (RESULTS_FILE, "*.safetensors", "config.json")
@@ -47,6 +42,16 @@ def output_folder(config: RunConfig) -> Path | None:
             f"--output_dir {folder} already holds {', '.join(held[:3])}, the result of a run,"
             " which is not written over. Name another folder, or remove this one."
         )
+
+
+def output_folder(config: RunConfig) -> Path | None:
+    """Make the run's folder; None where none was given. Raises ConfigError.
+
+    What an unfinished run that saved nothing left there is replaced.
+    """
+    folder = _output_path(config)
+    if folder is None:
+        return None
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with TemporaryFile(dir=folder):
@@ -58,6 +63,12 @@ def output_folder(config: RunConfig) -> Path | None:
             " Name a folder that you may write to."
         ) from error
     return folder
+
+
+def _output_path(config: RunConfig) -> Path | None:
+    output_dir = config.train_config.output_dir
+    # A shell leaves --output_dir=~/x as it is.
+    return Path(output_dir).expanduser() if is_given(output_dir) else None
 
 
 def resolve(
@@ -91,7 +102,7 @@ def _with(config: RunConfig, section: str, **values: Any) -> RunConfig:
 def check_vocabulary(splits: Splits, tokenizer: Tokenizer, model: LlamaConfig) -> None:
     """Raises CheckpointError where an id of the data has no row in the embedding."""
     stores = [splits.train, *([splits.validation] if splits.validation else [])]
-    highest = max(tokenizer.pad_id, *(store.highest_id for store in stores))
+    highest = max(store.highest_id for store in stores)
     if highest >= model.vocab_size:
         raise CheckpointError(
             f"The tokenizer gives the id {highest} ({tokenizer.decode([highest])!r}), but the"

@@ -22,9 +22,10 @@ from llama_recipes.data.splits import Splits, open_splits
 from llama_recipes.data.store import TokenStore
 from llama_recipes.data.tokenizer import Tokenizer, load_tokenizer
 from llama_recipes.export.result import ResultWriter
+from llama_recipes.model.config import LlamaConfig
 from llama_recipes.model.llama import Llama
 from llama_recipes.model.source import TOKENIZER_FILES, ModelSource, locate, open_model
-from llama_recipes.model.weights import load_weights
+from llama_recipes.model.weights import check_weights, load_weights
 from llama_recipes.monitoring.results import RESULTS_FILE, summarise
 from llama_recipes.monitoring.run_log import RunLog
 from llama_recipes.monitoring.screen import Screen
@@ -45,28 +46,27 @@ def finetune(config: RunConfig, screen: Screen | None = None) -> dict[str, Any]:
     screen = screen or Screen()
     for warning in warnings(config):
         screen.warn(warning)
-    folder = preflight.output_folder(config)
+    preflight.refuse_results(config)
     source = open_model(config.train_config.model_name)
     config, adapter = preflight.resolve(config, source.config, screen)
     train = config.train_config
+    device = choose_device()
+    dtype = preflight.compute_dtype(device, train.mixed_precision, screen)
+    model, adapter_names = shape_model(source.config, adapter, dtype)
+    check_weights(model, source.tensors, skip=adapter_names)
+    tokenizer = load_tokenizer(_tokenizer_path(train, source))
+
+    folder = preflight.output_folder(config)
     if folder is not None:
         publish(folder / "config.yaml", to_yaml(config).encode())
-
-    tokenizer = load_tokenizer(_tokenizer_path(train, source))
     splits = _open_splits(config, tokenizer, screen)
     preflight.check_vocabulary(splits, tokenizer, source.config)
 
-    device = choose_device()
-    model = build_model(
-        source,
-        adapter,
-        dtype=preflight.compute_dtype(device, train.mixed_precision, screen),
-        device=device,
-        seed=train.seed,
-        adapter_checkpoint=train.from_peft_checkpoint,
-    )
+    load_weights(model, source.tensors, device=device, skip=adapter_names)
+    if adapter is not None:
+        start_adapter(model, checkpoint=train.from_peft_checkpoint, seed=train.seed, device=device)
     _describe_model(model, train.model_name, screen)
-    loader, eval_loader = _make_loaders(train, splits, tokenizer, screen)
+    loader, eval_loader = _make_loaders(train, splits, tokenizer, source.config.vocab_size, screen)
     preflight.check_memory(model, loader, device)
 
     selection = Selection(
@@ -95,24 +95,18 @@ def finetune(config: RunConfig, screen: Screen | None = None) -> dict[str, Any]:
     return results
 
 
-def build_model(
-    source: ModelSource,
-    adapter: LoraConfig | None,
-    *,
-    dtype: torch.dtype,
-    device: torch.device,
-    seed: int,
-    adapter_checkpoint: str = "",
-) -> Llama:
-    """Shape first, on meta; then every weight straight into its final place and dtype."""
+def shape_model(
+    config: LlamaConfig, adapter: LoraConfig | None, dtype: torch.dtype
+) -> tuple[Llama, set[str]]:
+    """The model without its values, on meta, and the names of the adapter's parameters.
+
+    What does not fit together is found here, before data is prepared or a weight is read.
+    """
     with torch.device("meta"):
-        model = Llama(source.config, compute_dtype=dtype)
+        model = Llama(config, compute_dtype=dtype)
         adapter_names = adapt(model, adapter)
     set_precision(model, dtype)
-    load_weights(model, source.tensors, device=device, skip=adapter_names)
-    if adapter is not None:
-        start_adapter(model, checkpoint=adapter_checkpoint, seed=seed, device=device)
-    return model
+    return model, adapter_names
 
 
 def _tokenizer_path(train: TrainConfig, source: ModelSource) -> Path:
@@ -165,12 +159,14 @@ def _describe_model(model: Llama, name: str, screen: Screen) -> None:
 
 
 def _make_loaders(
-    train: TrainConfig, splits: Splits, tokenizer: Tokenizer, screen: Screen
+    train: TrainConfig, splits: Splits, tokenizer: Tokenizer, vocab_size: int, screen: Screen
 ) -> tuple[Loader, Loader | None]:
+    # A padding token added later has no embedding; as padding is never seen, any id will do.
+    pad_id = tokenizer.pad_id if tokenizer.pad_id < vocab_size else 0
     common: dict[str, Any] = {
         "strategy": train.batching_strategy,
         "context_length": train.context_length,
-        "pad_id": tokenizer.pad_id,
+        "pad_id": pad_id,
         "seed": train.seed,
         "workers": train.num_workers_dataloader,
         "collator": splits.collator,

@@ -158,7 +158,7 @@ def test_a_data_set_may_be_a_dataclass_of_the_file(opened):
             "{'input_ids': 'a b', 'labels': [1]}",
             "input_ids is text, a list of numbers is needed",
         ),
-        ("{'input_ids': [-1], 'labels': [1]}", "input_ids holds -1; ids are 0 or more"),
+        ("{'input_ids': [-1], 'labels': [1]}", "input_ids holds -1; ids are 0 to 2147483647"),
         (
             "{'input_ids': [1], 'labels': [-1]}",
             "labels holds -1; it may hold ids and -100",

@@ -40,11 +40,10 @@ def load_weights(
     """Give every parameter its values from `tensors`, in the parameter's own dtype, on `device`.
 
     skip: names of parameters that no checkpoint of the base model holds, those of adapters.
-    Raises CheckpointError with every missing key, extra key and wrong shape, before reading any.
+    Raises CheckpointError as `check_weights` does, before reading any.
     """
-    names = {checkpoint_key(name): name for name, _ in model.named_parameters() if name not in skip}
-    _check(model, tensors, names)
-    for key, name in names.items():
+    check_weights(model, tensors, skip=skip)
+    for key, name in _names(model, skip).items():
         owner_name, _, leaf = name.rpartition(".")
         owner = model.get_submodule(owner_name)
         blank = getattr(owner, leaf)
@@ -54,19 +53,9 @@ def load_weights(
         setattr(owner, leaf, nn.Parameter(filled, requires_grad=blank.requires_grad))
 
 
-def checkpoint_key(name: str) -> str:
-    """A wrapper holds the wrapped layer as `base`, which checkpoints do not know of."""
-    return ".".join(part for part in name.split(".") if part != "base")
-
-
-def _chunks(shape: tuple[int, ...]) -> list[tuple[int, int]]:
-    """Ranges of rows that cover a tensor, each of about `_CHUNK_ELEMENTS`."""
-    rows = shape[0]
-    step = max(1, _CHUNK_ELEMENTS * rows // max(1, torch.Size(shape).numel()))
-    return [(start, min(start + step, rows)) for start in range(0, rows, step)]
-
-
-def _check(model: nn.Module, tensors: TensorSource, names: Mapping[str, str]) -> None:
+def check_weights(model: nn.Module, tensors: TensorSource, *, skip: Collection[str] = ()) -> None:
+    """Raises CheckpointError with every missing key, extra key and wrong shape."""
+    names = _names(model, skip)
     found = tensors.shapes
     missing = [key for key in names if key not in found]
     extra = [key for key in found if key not in names and not _is_no_weight(key)]
@@ -95,6 +84,23 @@ def _check(model: nn.Module, tensors: TensorSource, names: Mapping[str, str]) ->
         )
     if problems:
         raise CheckpointError(*problems)
+
+
+def _names(model: nn.Module, skip: Collection[str]) -> dict[str, str]:
+    """Checkpoint key → name of the parameter."""
+    return {checkpoint_key(name): name for name, _ in model.named_parameters() if name not in skip}
+
+
+def checkpoint_key(name: str) -> str:
+    """A wrapper holds the wrapped layer as `base`, which checkpoints do not know of."""
+    return ".".join(part for part in name.split(".") if part != "base")
+
+
+def _chunks(shape: tuple[int, ...]) -> list[tuple[int, int]]:
+    """Ranges of rows that cover a tensor, each of about `_CHUNK_ELEMENTS`."""
+    rows = shape[0]
+    step = max(1, _CHUNK_ELEMENTS * rows // max(1, torch.Size(shape).numel()))
+    return [(start, min(start + step, rows)) for start in range(0, rows, step)]
 
 
 def _is_no_weight(key: str) -> bool:

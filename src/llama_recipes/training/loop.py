@@ -60,6 +60,7 @@ class Run:
         self.device = model.head_weight.device
         self.progress = Progress()
         self._epoch_loss, self._epoch_tokens, self._epoch_started = 0.0, 0, 0.0
+        self._step_started = 0.0
 
     def train(self) -> Progress:
         """Train to the end, to `max_train_step`, or until evaluations stop improving.
@@ -68,7 +69,7 @@ class Run:
         good step were saved.
         """
         self.model.train()
-        self._epoch_started = time.perf_counter()
+        self._epoch_started = self._step_started = time.perf_counter()
         try:
             for window in windows(
                 self.train_loader,
@@ -83,6 +84,7 @@ class Run:
                     self._end_epoch(window.epoch)
                 if self.progress.stop_reason:
                     break
+                self._step_started = time.perf_counter()  # a step's time includes its data's
         except (DataError, NonFiniteError, KeyboardInterrupt):
             # The interrupted step was not made: the weights are those of the step before it.
             self.selection.keep_last(self.progress.step)
@@ -91,7 +93,6 @@ class Run:
         return self.progress
 
     def _step(self, window: Window) -> None:
-        started = time.perf_counter()
         lr = self.schedule.at(self.progress.step, window.epoch)
         set_lr(self.optimizer, lr)
         clip_norm = self.config.gradient_clipping_threshold
@@ -105,7 +106,7 @@ class Run:
         if result is None:
             self.screen.warn(f"Step {self.progress.step} has no supervised token: nothing changed.")
         else:
-            self._record(window.epoch, result, lr, time.perf_counter() - started)
+            self._record(window.epoch, result, lr, time.perf_counter() - self._step_started)
 
     def _record(self, epoch: int, result: StepResult, lr: float, seconds: float) -> None:
         progress = self.progress

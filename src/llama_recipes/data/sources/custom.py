@@ -22,6 +22,7 @@ _FLAG = "custom_dataset.file"
 _FUNCTION = "get_custom_dataset"
 _COLLATOR = "get_data_collator"
 _IGNORED = -100
+_HIGHEST = 2**31 - 1  # ids are kept in 32 bits
 _END = object()
 
 
@@ -135,9 +136,10 @@ def _tokens(sample: Mapping[str, Any]) -> Tokens:
             f"{len(ids)} input_ids, {len(labels)} labels and an attention_mask of {len(mask)}; "
             "the lengths must agree"
         )
-    if min(ids, default=0) < 0:
-        raise UnusableError(f"input_ids holds {min(ids)}; ids are 0 or more")
-    wrong = next((label for label in labels if label < 0 and label != _IGNORED), None)
+    wrong = next((id_ for id_ in ids if not 0 <= id_ <= _HIGHEST), None)
+    if wrong is not None:
+        raise UnusableError(f"input_ids holds {wrong}; ids are 0 to {_HIGHEST}")
+    wrong = next((x for x in labels if not 0 <= x <= _HIGHEST and x != _IGNORED), None)
     if wrong is not None:
         raise UnusableError(f"labels holds {wrong}; it may hold ids and {_IGNORED}")
     kept = [position for position, seen in enumerate(mask) if seen]
