@@ -16,15 +16,26 @@ from llama_recipes.data.loader import Loader
 from llama_recipes.data.splits import Splits
 from llama_recipes.data.tokenizer import Tokenizer
 from llama_recipes.errors import CheckpointError, ConfigError
+from llama_recipes.export.result import LAST
 from llama_recipes.model.config import LlamaConfig
 from llama_recipes.model.llama import Llama
 from llama_recipes.monitoring.memory import GIB, available_memory_gib
-from llama_recipes.monitoring.results import RESULTS_FILE
+from llama_recipes.monitoring.results import RESULTS_FILE, is_finished
 from llama_recipes.monitoring.run_log import METRICS_FILE
 from llama_recipes.monitoring.screen import Screen
 from llama_recipes.parallel.device import has_bf16
+from llama_recipes.parallel.ranks import world_size
 from llama_recipes.training.memory import step_bytes
 from llama_recipes.training.windows import largest_slice
+
+
+def refuse_several_processes() -> None:
+    """Raises ConfigError under torchrun: every process would train the same into one folder."""
+    if world_size() > 1:
+        raise ConfigError(
+            f"torchrun started {world_size()} processes, but training on several is not part of"
+            " this version yet: start one, with python -m llama_recipes.finetuning."
+        )
 
 
 def refuse_results(config: RunConfig) -> None:
@@ -33,9 +44,10 @@ def refuse_results(config: RunConfig) -> None:
     if folder is None:
         return
     held = [
-        name
-        for pattern in (RESULTS_FILE, "*.safetensors", "config.json")
-        for name in sorted(path.name for path in folder.glob(pattern))
+        str(path.relative_to(folder))
+        for pattern in ("*.safetensors", f"{LAST}/*.safetensors", "config.json", RESULTS_FILE)
+        for path in sorted(folder.glob(pattern))
+        if path.name != RESULTS_FILE or is_finished(path)
     ]
     if held:
         raise ConfigError(
@@ -63,6 +75,12 @@ def output_folder(config: RunConfig) -> Path | None:
             " Name a folder that you may write to."
         ) from error
     return folder
+
+
+SAVE_MEMORY = (
+    "Lower --context_length or --batch_size_training, train an adapter with --use_peft instead of"
+    " all weights, or take a smaller model."
+)
 
 
 def _output_path(config: RunConfig) -> Path | None:
@@ -130,6 +148,5 @@ def check_memory(model: Llama, loader: Loader, device: torch.device) -> None:
     if needed > available:
         raise ConfigError(
             f"A step needs about {needed:.1f} GiB beside the weights, and {available:.1f} GiB are"
-            " left on this device. Lower --context_length or --batch_size_training, train an"
-            " adapter with --use_peft instead of all weights, or take a smaller model."
+            f" left on this device. {SAVE_MEMORY}"
         )

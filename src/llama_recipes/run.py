@@ -21,6 +21,7 @@ from llama_recipes.data.prepare import Preparation
 from llama_recipes.data.splits import Splits, open_splits
 from llama_recipes.data.store import TokenStore
 from llama_recipes.data.tokenizer import Tokenizer, load_tokenizer
+from llama_recipes.errors import ConfigError
 from llama_recipes.export.result import ResultWriter
 from llama_recipes.model.config import LlamaConfig
 from llama_recipes.model.llama import Llama
@@ -46,6 +47,7 @@ def finetune(config: RunConfig, screen: Screen | None = None) -> dict[str, Any]:
     screen = screen or Screen()
     for warning in warnings(config):
         screen.warn(warning)
+    preflight.refuse_several_processes()
     preflight.refuse_results(config)
     source = open_model(config.train_config.model_name)
     config, adapter = preflight.resolve(config, source.config, screen)
@@ -76,7 +78,7 @@ def finetune(config: RunConfig, screen: Screen | None = None) -> dict[str, Any]:
     schedule = _make_schedule(train, loader, screen)
     torch.manual_seed(train.seed)
     with RunLog(folder) as log, screen.training(schedule.total_steps):
-        progress = Run(
+        run = Run(
             model,
             make_optimizer(model, lr=train.lr, weight_decay=train.weight_decay),
             schedule,
@@ -86,13 +88,31 @@ def finetune(config: RunConfig, screen: Screen | None = None) -> dict[str, Any]:
             selection=selection,
             log=log,
             screen=screen,
-        ).train()
+        )
+        _train(run, selection, splits.format, folder, screen)
 
-    results = _results(progress, selection, splits.format)
-    if folder is not None:
-        publish(folder / RESULTS_FILE, (json.dumps(results, indent=2) + "\n").encode())
+    results = _results(run.progress, selection, splits.format)
+    _write_results(folder, results)
     _conclude(results, folder if train.save_model else None, screen)
     return results
+
+
+def _train(
+    run: Run, selection: Selection, prompt_format: str, folder: Path | None, screen: Screen
+) -> None:
+    """Train; however that ends, results.json and the screen say what there is."""
+    # Written before the first step too: chat asks as training did even after a kill.
+    _write_results(folder, _results(run.progress, selection, prompt_format))
+    try:
+        run.train()
+    except BaseException as error:
+        run.progress.stop_reason = f"stopped by {type(error).__name__}"
+        _write_results(folder, _results(run.progress, selection, prompt_format))
+        if selection.saved_step is not None:
+            screen.line(f"The weights after step {selection.saved_step} are saved in {folder}")
+        if isinstance(error, torch.OutOfMemoryError):
+            raise ConfigError(f"The memory ran out: {error} {preflight.SAVE_MEMORY}") from error
+        raise
 
 
 def shape_model(
@@ -167,17 +187,16 @@ def _make_loaders(
         "strategy": train.batching_strategy,
         "context_length": train.context_length,
         "pad_id": pad_id,
+        "vocab_size": vocab_size,
         "seed": train.seed,
         "workers": train.num_workers_dataloader,
         "collator": splits.collator,
     }
-    loader = Loader(splits.train, batch_size=train.batch_size_training, shuffle=True, **common)
+    loader = Loader(splits.train, batch_size=train.batch_size_training, **common)
     screen.line(f"--> Num of Training Set Batches loaded = {len(loader.plan(0))}")
     if splits.validation is None:
         return loader, None
-    eval_loader = Loader(
-        splits.validation, batch_size=train.val_batch_size, shuffle=False, **common
-    )
+    eval_loader = Loader(splits.validation, batch_size=train.val_batch_size, **common)
     screen.line(f"--> Num of Validation Set Batches loaded = {len(eval_loader.plan(0))}")
     return loader, eval_loader
 
@@ -194,6 +213,11 @@ def _make_schedule(train: TrainConfig, loader: Loader, screen: Screen) -> Schedu
         screen.line(
             "    These are few: for more, lower --batch_size_training or --context_length, or raise"
             " --num_epochs."
+        )
+    if train.warmup_steps >= total_steps:
+        screen.warn(
+            f"--warmup_steps is {train.warmup_steps}, so the learning rate never reaches --lr"
+            f" in these {total_steps} steps."
         )
     return Schedule(
         kind=train.lr_scheduler,
@@ -222,6 +246,11 @@ def _result_writer(
         base_model=source.name,
         generation_config=source.generation_config,
     )
+
+
+def _write_results(folder: Path | None, results: dict[str, Any]) -> None:
+    if folder is not None:
+        publish(folder / RESULTS_FILE, (json.dumps(results, indent=2) + "\n").encode())
 
 
 def _results(progress: Progress, selection: Selection, prompt_format: str) -> dict[str, Any]:

@@ -173,7 +173,7 @@ def test_a_result_is_not_written_over(said, model, data, tmp_path):
     assert main(flags) == 0
     before = contents(tmp_path / "result")
     message = said(code=2)
-    assert "already holds results.json, adapter_model.safetensors, the result of a run" in message
+    assert "already holds adapter_model.safetensors, results.json, the result of a run" in message
     assert "Name another folder, or remove this one." in message
     assert contents(tmp_path / "result") == before
 

@@ -51,14 +51,14 @@ def store_of_lengths(lengths: Sequence[int]) -> TokenStore:
 
 
 def loader(store: TokenStore, **settings) -> Loader:
-    """A shuffling loader of small packed rows; `settings` change any of it."""
+    """A loader of small packed rows; `settings` change any of it."""
     defaults = {
         "strategy": "packing",
         "batch_size": 2,
         "context_length": 32,
         "pad_id": PAD,
         "seed": 42,
-        "shuffle": True,
+        "vocab_size": 96,
         "workers": 0,
     }
     return Loader(store, **(defaults | settings))

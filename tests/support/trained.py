@@ -43,8 +43,7 @@ class Trained:
         self.store: TokenStore = stored(folder / "train", made)
         train = loader(self.store, strategy="padding", batch_size=1, collator=collator)
         held_out = stored(folder / "eval", random_documents([9, 12, 4], seed=5))
-        self.evaluation = loader(held_out, shuffle=False, batch_size=1, collator=eval_collator,
-                                 strategy="padding")  # fmt: skip
+        self.evaluation = loader(held_out, batch_size=1, collator=eval_collator, strategy="padding")
         total = count_steps(
             train,
             epochs=config.num_epochs,

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import numpy as np
 import pytest
 import torch
 
-from llama_recipes.data.loader import collated
+from llama_recipes.data import collate
 from llama_recipes.errors import DataError
 from support.documents import document, loader, stored
 
+collated = partial(collate.collated, vocab_size=96)
 DOCUMENTS = [document([5, 6, 7, 8]), document([9, 10], [False, True])]
 
 
@@ -60,24 +63,20 @@ def test_without_a_mask_nothing_is_padding():
     assert pairs(made) == pairs(DOCUMENTS[:1])
 
 
-def test_a_row_that_is_all_padding_is_no_document(tmp_path):
-    def emptied(samples):
-        batch = padding(samples)
-        batch["attention_mask"][0] = 0
-        return batch
-
-    assert len(collated(DOCUMENTS, emptied)) == 1
-    (batch,) = loader(stored(tmp_path, DOCUMENTS), collator=emptied, shuffle=False).batches(0)
-    assert len(batch.spans) == 1
-
-
 @pytest.mark.parametrize(
     ("batch", "said"),
     [
         ({"input_ids": [[1, 2]]}, "lacks labels"),
         ({}, "lacks input_ids, labels"),
         ({"input_ids": [[1, 2]], "labels": [[1]]}, r"the shapes \(1, 2\), \(1, 1\) and \(1, 2\)"),
-        ({"input_ids": [1, 2], "labels": [1, 2]}, r"have to be the same \[rows, tokens\]"),
+        ({"input_ids": [[1]], "labels": [[1]]}, "has 1 rows for 2 samples"),
+        ({"input_ids": [[1], [96]], "labels": [[1], [1]]}, "holds 96 in input_ids, and .* 95"),
+        ({"input_ids": [[1], [2]], "labels": [[1], [-1]]}, "holds -1 in labels"),
+        (
+            {"input_ids": [[1], [2]], "labels": [[1], [1]], "attention_mask": [[1], [0]]},
+            "has a row that is all padding",
+        ),
+        ({"input_ids": [1, 2], "labels": [1, 2]}, r"all of the shape \[rows, tokens\]"),
     ],
 )
 def test_what_is_no_batch_is_refused(batch, said):

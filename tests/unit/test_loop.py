@@ -130,8 +130,8 @@ def test_training_goes_on_in_training_mode(tmp_path):
 
 def test_a_validation_set_that_the_collator_empties_is_an_error(tmp_path):
     def masked(samples):
-        longest = max(len(sample["labels"]) for sample in samples)
-        return {"input_ids": [[1] * longest], "labels": [[-100] * longest]}
+        (ids,) = (sample["input_ids"] for sample in samples)
+        return {"input_ids": [ids], "labels": [[-100] * len(ids)]}
 
     with pytest.raises(DataError, match="No token of the validation data is supervised"):
         Trained(tmp_path, eval_collator=masked).train()

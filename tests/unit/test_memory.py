@@ -101,16 +101,17 @@ def test_without_tokens_it_is_gradients_moments_and_a_chunk_of_logits(tied):
 
 
 @pytest.mark.parametrize(
-    ("settings", "expected"),
+    ("lengths", "settings", "expected"),
     [
-        ({"strategy": "packing", "context_length": 512, "batch_size": 4}, 2048),
-        ({"strategy": "packing", "context_length": 2048, "batch_size": 4}, SLICE_TOKENS),
-        ({"strategy": "padding", "context_length": 2048, "batch_size": 4}, 400),
-        ({"strategy": "packing", "context_length": 8192, "batch_size": 1}, SLICE_TOKENS),
+        ([100, 7, 30], {"strategy": "packing", "context_length": 512, "batch_size": 4}, 137),
+        ([100, 7, 30], {"strategy": "packing", "context_length": 100, "batch_size": 1}, 100),
+        ([100, 7, 30], {"strategy": "padding", "context_length": 2048, "batch_size": 4}, 300),
+        ([900] * 4, {"strategy": "packing", "context_length": 2048, "batch_size": 4}, SLICE_TOKENS),
+        ([3000], {"strategy": "packing", "context_length": 4096, "batch_size": 4}, 3000),
     ],
 )
-def test_the_largest_slice_is_known_before_the_first_step(settings, expected):
-    of = loader(store_of_lengths([100, 7, 30]), **settings)
+def test_the_largest_slice_is_known_before_the_first_step(lengths, settings, expected):
+    of = loader(store_of_lengths(lengths), **settings)
     assert largest_slice(of, CPU) == expected
     parts = [part for batch in of.batches(0) for part in batch.split(SLICE_TOKENS)]
     assert max(sum(part.spans) for part in parts) <= expected
@@ -164,3 +165,10 @@ def test_a_container_of_the_older_kind(tmp_path):
 
 def test_no_container_no_limit(tmp_path):
     assert bytes_left_in_container(tmp_path) == math.inf
+
+
+def test_on_a_gpu_a_small_data_set_asks_for_little():
+    of = loader(
+        store_of_lengths([100, 7, 30]), strategy="packing", context_length=4096, batch_size=4
+    )
+    assert largest_slice(of, torch.device("cuda")) == 137

@@ -86,3 +86,19 @@ def test_where_nothing_is_to_be_saved_the_best_is_still_known():
     assert not selection.offer(2, 4.0)
     selection.keep_last(2)
     assert (selection.best_step, selection.save_seconds) == (1, [])
+
+
+def test_a_best_that_could_not_be_saved_is_not_taken_for_saved():
+    """Interrupted in its first save, a run still leaves a result and not only a `last/`."""
+    written: list[bool] = []
+
+    def save(*, best: bool) -> None:
+        written.append(best)
+        if len(written) == 1:
+            raise KeyboardInterrupt
+
+    selection = Selection(save)
+    with pytest.raises(KeyboardInterrupt):
+        selection.offer(10, 2.0)
+    selection.keep_last(10)
+    assert written == [True, True]

@@ -23,7 +23,7 @@ from llama_recipes.configs.wandb import WandbConfig
 class RunConfig(Section):
     """One attribute a section, named as in flags and files.
 
-    Types and ranges hold once it exists; what may stand together is asked with `problems`.
+    Types and ranges hold once it exists; what may stand together is for `rules` to say.
     """
 
     train_config: TrainConfig = Field(default_factory=TrainConfig)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import Any, Literal
+from typing import Literal, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from llama_recipes.data.packing import pack
 
 Strategy = Literal["packing", "padding"]
+Item = TypeVar("Item")
 Row = list[int]
 """The numbers of the documents of one row."""
 
@@ -25,15 +26,15 @@ def plan_epoch(
     batch_size: int,
     context_length: int,
     seed: int,
-    epoch: int | None,
+    epoch: int,
 ) -> list[list[Row]]:
     """Micro-batches of at most `batch_size` rows; each document is in exactly one.
 
-    Another epoch is another order and other company. `epoch=None` keeps the documents in order as
-    far as the strategy allows: for evaluation.
+    Another epoch is another order and other company. Whatever the strategy, the first few batches
+    are a fair sample of the documents.
     """
-    random = None if epoch is None else np.random.default_rng((seed, epoch))
-    order = np.arange(len(lengths)) if random is None else random.permutation(len(lengths))
+    random = np.random.default_rng((seed, epoch))
+    order = random.permutation(len(lengths))
     windows = [order[start : start + _WINDOW] for start in range(0, len(order), _WINDOW)]
 
     if strategy == "packing":
@@ -42,16 +43,14 @@ def plan_epoch(
             for window in windows
             for row in pack(window.tolist(), lengths[window].tolist(), context_length)
         ]
-        _shuffle(rows, random)
-        return list(_cut(rows, batch_size))
+        return list(_cut(_shuffled(rows, random), batch_size))
 
     batches: list[list[Row]] = []
     for window in windows:
         # Neighbours in length share a batch: padding is what the longest row costs the others.
         by_length = window[np.argsort(lengths[window], kind="stable")]
         batches += _cut([[document] for document in by_length.tolist()], batch_size)
-    _shuffle(batches, random)
-    return batches
+    return _shuffled(batches, random)
 
 
 def share_of_rank(batches: Sequence[list[Row]], rank: int, world_size: int) -> list[list[Row]]:
@@ -65,10 +64,8 @@ def share_of_rank(batches: Sequence[list[Row]], rank: int, world_size: int) -> l
     ]
 
 
-def _shuffle(items: list[Any], random: np.random.Generator | None) -> None:
-    if random is not None:
-        order = random.permutation(len(items))
-        items[:] = [items[i] for i in order]
+def _shuffled(items: list[Item], random: np.random.Generator) -> list[Item]:
+    return [items[i] for i in random.permutation(len(items))]
 
 
 def _cut(rows: list[Row], size: int) -> Iterator[list[Row]]:

@@ -15,10 +15,10 @@ import torch
 from torch import Tensor
 
 from llama_recipes.data.batching import Row, Strategy, plan_epoch, share_of_rank
+from llama_recipes.data.collate import collated
 from llama_recipes.data.example import Collator
 from llama_recipes.data.store import TokenStore
 from llama_recipes.data.tokenize import IGNORE, Document
-from llama_recipes.errors import DataError
 
 
 @dataclass(frozen=True)
@@ -116,39 +116,10 @@ def make_batch(
     )
 
 
-def collated(documents: Sequence[Document], collator: Collator) -> list[Document]:
-    """The rows that the user's collator makes of a batch, less their padding."""
-    samples = [
-        {
-            "input_ids": document.input_ids.tolist(),
-            "labels": document.labels.tolist(),
-            "attention_mask": [1] * len(document.input_ids),
-        }
-        for document in documents
-    ]
-    batch = collator(samples)
-    missing = {"input_ids", "labels"} - set(batch)
-    if missing:
-        raise DataError(
-            f"The batch that get_data_collator's function made lacks {', '.join(sorted(missing))}."
-            " Return input_ids, labels and attention_mask, all of the shape [rows, tokens]."
-        )
-    ids, labels = (np.asarray(batch[key], dtype=np.int32) for key in ("input_ids", "labels"))
-    mask = np.asarray(batch.get("attention_mask", np.ones_like(ids)), dtype=bool)
-    if not ids.shape == labels.shape == mask.shape or ids.ndim != 2:
-        raise DataError(
-            "The batch that get_data_collator's function made has the shapes"
-            f" {ids.shape}, {labels.shape} and {mask.shape} (input_ids, labels, attention_mask)."
-            " All have to be the same [rows, tokens]."
-        )
-    rows = zip(ids, labels, mask, strict=True)
-    return [Document(i[seen], label[seen]) for i, label, seen in rows if seen.any()]
-
-
 class Loader:
     """The micro-batches of one rank.
 
-    shuffle: another order every epoch; without it the same, nearly sorted order (evaluation).
+    vocab_size: ids of the model; what a collator makes is held against it.
     workers: threads that prepare batches ahead; 0 prepares each when it is asked for.
     """
 
@@ -161,7 +132,7 @@ class Loader:
         context_length: int,
         pad_id: int,
         seed: int,
-        shuffle: bool,
+        vocab_size: int,
         workers: int = 0,
         collator: Collator | None = None,
         rank: int = 0,
@@ -170,7 +141,7 @@ class Loader:
         self.store = store
         self.strategy: Strategy = strategy
         self.batch_size, self.context_length = batch_size, context_length
-        self.pad_id, self.seed, self.shuffle = pad_id, seed, shuffle
+        self.pad_id, self.vocab_size, self.seed = pad_id, vocab_size, seed
         self.workers, self.collator = workers, collator
         self.rank, self.world_size = rank, world_size
 
@@ -182,7 +153,7 @@ class Loader:
             batch_size=self.batch_size,
             context_length=self.context_length,
             seed=self.seed,
-            epoch=epoch if self.shuffle else None,
+            epoch=epoch,
         )
         return share_of_rank(batches, self.rank, self.world_size)
 
@@ -208,7 +179,7 @@ class Loader:
         numbers = [number for row in rows for number in row]
         documents = [self.store.document(number) for number in numbers]
         if self.collator is not None and documents:
-            documents = collated(documents, self.collator)
+            documents = collated(documents, self.collator, vocab_size=self.vocab_size)
         return make_batch(
             documents, numbers=numbers, pad_id=self.pad_id, padded=self.strategy == "padding"
         )

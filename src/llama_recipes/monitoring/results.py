@@ -2,13 +2,24 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
+from pathlib import Path
 from statistics import fmean
 from typing import Any
 
 from llama_recipes.monitoring.run_log import finite, perplexity
 
 RESULTS_FILE = "results.json"
+
+
+def is_finished(path: Path) -> bool:
+    """Whether a results.json tells of a run that came to an end, and not only of one that began."""
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError:
+        return True  # not one of ours: better kept
+    return not isinstance(content, dict) or bool(content.get("stop_reason"))
 
 
 def summarise(

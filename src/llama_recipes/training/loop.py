@@ -7,6 +7,7 @@ import time
 from dataclasses import dataclass, field
 from itertools import islice
 
+import torch
 from torch.optim import Optimizer
 
 from llama_recipes.configs.training import TrainConfig
@@ -85,7 +86,7 @@ class Run:
                 if self.progress.stop_reason:
                     break
                 self._step_started = time.perf_counter()  # a step's time includes its data's
-        except (DataError, NonFiniteError, KeyboardInterrupt):
+        except (DataError, NonFiniteError, KeyboardInterrupt, torch.OutOfMemoryError):
             # The interrupted step was not made: the weights are those of the step before it.
             self.selection.keep_last(self.progress.step)
             raise

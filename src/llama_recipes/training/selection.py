@@ -34,9 +34,10 @@ class Selection:
         better = loss is None or loss < self.best_loss
         self.without_gain = 0 if better else self.without_gain + 1
         if better:
+            # Saved first: where that is interrupted, these are not the best that were saved.
+            self._save(step, best=True)
             self.best_loss = math.inf if loss is None else loss
             self.best_step = step
-            self._save(step, best=True)
         return better
 
     @property

@@ -9,6 +9,7 @@ from itertools import islice
 
 import torch
 
+from llama_recipes.data.batching import Row
 from llama_recipes.data.loader import Batch, Loader
 
 SLICE_TOKENS = 2048
@@ -44,10 +45,16 @@ def count_steps(loader: Loader, *, epochs: int, accumulation: int, limit: int) -
 
 
 def largest_slice(loader: Loader, device: torch.device) -> int:
-    """Tokens of the largest piece that `on_device` can yield."""
-    longest = int(loader.store.lengths.max())
-    row = longest if loader.strategy == "padding" else loader.context_length
-    batch = row * loader.batch_size
+    """Tokens of the largest piece that `on_device` yields in the first epoch."""
+    lengths = loader.store.lengths
+
+    def tokens(batch: list[Row]) -> int:
+        documents = lengths[[number for row in batch for number in row]]
+        padded = loader.strategy == "padding"
+        return int(documents.max() * len(documents) if padded else documents.sum())
+
+    batch = max(tokens(batch) for batch in loader.plan(0))
+    longest = int(lengths.max())
     return max(longest, min(batch, SLICE_TOKENS)) if device.type == "cpu" else batch
 
 

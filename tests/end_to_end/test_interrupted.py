@@ -1,0 +1,76 @@
+"""A run that is stopped says what it left, and what it left can be used as it was trained."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from llama_recipes import run as running
+from llama_recipes.finetuning import main
+from llama_recipes.training import loop
+from support.tiny_folder import jsonl, sums, tiny_folder
+
+
+@pytest.fixture
+def flags(tmp_path):
+    return [
+        *(f"--model_name={tiny_folder(tmp_path / 'model')}", "--use_peft", "--context_length=128"),
+        *("--dataset=file_dataset", f"--train_file={jsonl(tmp_path / 'train.jsonl', sums(12))}"),
+        *(f"--output_dir={tmp_path / 'result'}", "--batch_size_training=1"),
+    ]
+
+
+def stop_at(step: int, error: BaseException, monkeypatch) -> None:
+    """Let the step after `step` fail as a signal or a device makes it fail."""
+    make, made = loop.train_step, []
+
+    def train_step(*args, **kwargs):
+        made.append(1)
+        if len(made) > step:
+            raise error
+        return make(*args, **kwargs)
+
+    monkeypatch.setattr(loop, "train_step", train_step)
+
+
+def test_ctrl_c_keeps_the_last_weights_and_how_prompts_are_written(
+    flags, tmp_path, monkeypatch, capsys
+):
+    stop_at(2, KeyboardInterrupt(), monkeypatch)
+    assert main(flags) == 130
+    results = json.loads((tmp_path / "result" / "results.json").read_text())
+    assert results["steps"] == 2
+    assert results["prompt_format"] == "prompt_completion"
+    assert results["stop_reason"] == "stopped by KeyboardInterrupt"
+    assert (tmp_path / "result" / "adapter_model.safetensors").exists()
+    assert f"The weights after step 2 are saved in {tmp_path / 'result'}" in capsys.readouterr().out
+
+
+def test_a_device_without_memory_is_no_bug_of_ours(flags, tmp_path, monkeypatch, capsys):
+    stop_at(1, running.torch.OutOfMemoryError("CUDA out of memory."), monkeypatch)
+    assert main(flags) == 2
+    assert "The memory ran out: CUDA out of memory. Lower --context_length" in (
+        capsys.readouterr().err
+    )
+    assert (tmp_path / "result" / "adapter_model.safetensors").exists()
+
+
+def test_a_run_that_was_killed_before_it_saved_can_be_started_again(flags, tmp_path):
+    (tmp_path / "result").mkdir()
+    (tmp_path / "result" / "results.json").write_text('{"stop_reason": ""}')
+    assert main(flags) == 0
+
+
+def test_several_processes_do_not_train_into_one_folder(flags, tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    assert main(flags) == 2
+    assert "torchrun started 2 processes" in capsys.readouterr().err
+    assert not (tmp_path / "result").exists()
+
+
+def test_a_warm_up_longer_than_the_run_is_named(flags, capsys):
+    assert main([*flags, "--max_train_step=2", "--warmup_steps=2"]) == 0
+    assert "Warning: --warmup_steps is 2, so the learning rate never reaches --lr" in (
+        capsys.readouterr().out
+    )
