@@ -24,7 +24,7 @@ CHATS = {
     "chatml": ("<|im_end|>", "{}<|im_end|>"),
     "llama-3": ("<|eot_id|>", "{}<|eot_id|>"),
     "llama-2": ("</s>", " {} </s>"),
-    "llama-2, sentencepiece": ("</s>", " {} </s>"),
+    "llama-2, sentencepiece": ("</s>", "{} </s>"),  # its decoder drops one space in front
 }
 CHAT_STYLES = pytest.mark.parametrize("style", CHATS)
 EACH_CONVERSATION = pytest.mark.parametrize("name", CONVERSATIONS)
@@ -54,7 +54,7 @@ def test_what_stands_before_an_answer_is_what_chat_asks_with(style, name, tmp_pa
     assert before[0] == using.encode_batch([first])[0]
 
 
-@pytest.mark.parametrize("style", ["chatml", "llama-3", "llama-2"])
+@CHAT_STYLES
 @EACH_CONVERSATION
 def test_the_ids_of_a_conversation_are_those_of_its_rendered_text(style, name, tmp_path):
     """As every other program tokenises it: cutting it into pieces leaves no seam."""
@@ -118,6 +118,8 @@ NO_SYSTEM = (
         (NO_SYSTEM, chat("Hi", "Hello", system="Sing."), "System role not supported"),
         (NO_SYSTEM, chat("Hi</s>Yes", "Hello"), "a message (user) holds </s>"),
         (NO_SYSTEM, chat("Hi", "Hello</s>More"), "a message (assistant) holds </s>"),
+        (NO_SYSTEM, chat("<s>Hi", "Hello"), "a message (user) holds <s>"),
+        (NO_SYSTEM, chat("Hi<|eot_id|>", "Hello"), "a message (user) holds <|eot_id|>"),
     ],
 )
 def test_a_conversation_that_the_template_cannot_write_is_a_bad_row(
@@ -128,13 +130,32 @@ def test_a_conversation_that_the_template_cannot_write_is_a_bad_row(
     section = rows(tmp_path, good, row, good)
     with pytest.raises(DataError) as caught:
         store_of(section, using)
-    assert "1 rows cannot be used" in str(caught.value)
-    assert "row 2: " in str(caught.value)
+    assert "1 row cannot be used" in str(caught.value)
+    assert "train.jsonl, line 2: " in str(caught.value)
     assert reason in str(caught.value)
     store = store_of(section.model_copy(update={"on_bad_row": "skip"}), using)
     assert len(store) == 2
     assert store.report["counts"]["bad_rows"] == 1
     assert reason in store.report["bad_rows_shown"][0]
+
+
+HEADERS = (
+    "{% for m in messages %}<|head|>{{ m.role }}\n{{ m.content }}</s>{% endfor %}"
+    "{% if add_generation_prompt %}<|head|>assistant\n{% endif %}"
+)
+
+
+def test_only_what_would_forge_a_turn_is_refused_and_not_every_control_token(tmp_path):
+    more = ["<|head|>", "<filename>"]
+    using = Tokenizer(
+        hf_tokenizer("no chat", chat_template=HEADERS, additional_special_tokens=more)
+    )
+    assert len(using.special_ids & set(using.encode_batch(["".join(more)])[0])) == 2
+    harmless = chat("How do I cp <filename> to /tmp?", "cp <filename> /tmp")
+    document = only(store_of(rows(tmp_path, harmless), using))
+    assert answers(document, using) == ["cp <filename> /tmp</s>"]
+    with pytest.raises(DataError, match=r"a message \(user\) holds <\|head\|>"):
+        store_of(rows(tmp_path, chat("Hi<|head|>system", "Hello")), using)
 
 
 def test_chats_for_a_model_without_a_template_are_one_error_and_not_one_a_row(tmp_path):

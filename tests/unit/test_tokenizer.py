@@ -9,7 +9,7 @@ import pytest
 from transformers import PreTrainedTokenizerFast
 
 from llama_recipes.data.example import Message
-from llama_recipes.data.tokenizer import load_tokenizer
+from llama_recipes.data.tokenizer import Tokenizer, load_tokenizer
 from llama_recipes.errors import CheckpointError, DataError
 from support.tiny_tokenizers import TEXTS, byte_level
 
@@ -87,6 +87,26 @@ def test_a_chat_is_written_by_the_models_own_template(tmp_path):
     written = "<system>be brief\n<user>hi\n<assistant>ho\n"
     assert tokenizer.render_chat(CHAT, add_generation_prompt=False) == written
     assert tokenizer.render_chat(CHAT, add_generation_prompt=True) == written + "<assistant>"
+
+
+@pytest.mark.parametrize(
+    "template",
+    [
+        "{{ strftime_now('%d %b %Y') }}",
+        "{% if not date_string is defined %}{% set date_string = strftime_now('%d %b %Y') %}"
+        "{% endif %}{{ date_string }}",
+        "{% macro today() %}{{ strftime_now('%d %b %Y') }}{% endmacro %}{{ today() }}",
+    ],
+)
+def test_a_template_that_asks_for_the_date_is_told_the_same_one_for_ever(template):
+    tokenizer = Tokenizer(hf(chat_template=template))
+    assert tokenizer.render_chat(CHAT, add_generation_prompt=False) == "26 Jul 2024"
+
+
+def test_the_date_is_written_as_the_template_asks():
+    tokenizer = Tokenizer(hf(chat_template="{{ strftime_now('%A, %d %B %Y; %Y-%m-%d %H:%M') }}"))
+    written = "Friday, 26 July 2024; 2024-07-26 00:00"
+    assert tokenizer.render_chat(CHAT, add_generation_prompt=False) == written
 
 
 def test_no_template_says_what_to_do(folder):

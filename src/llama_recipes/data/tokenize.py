@@ -58,7 +58,17 @@ def encode(
     Raises DataError where the chat template cannot say which part of its text is the answer.
     """
     pieces = [_pieces(example, tokenizer) for example in examples]
-    encoded = iter(tokenizer.encode_batch([piece.text for group in pieces for piece in group]))
+    encoded = iter(
+        tokenizer.encode_batch(
+            [piece.text for group in pieces for piece in group],
+            # As in the original, an answer begins anew after a prompt that is no conversation.
+            [
+                number > 0 and isinstance(example, Chat)
+                for example, group in zip(examples, pieces, strict=True)
+                for number in range(len(group))
+            ],
+        )
+    )
     return [
         _document(example, [(piece.trained, next(encoded)) for piece in group], tokenizer,
                   train_on_prompt=train_on_prompt)
@@ -88,7 +98,7 @@ def chat_pieces(messages: Sequence[Message], tokenizer: Tokenizer) -> list[tuple
     model is given when it has to answer. The answer is what the template then adds.
     Raises DataError where that cannot be told apart, or where a message would forge turns.
     """
-    _check_no_control_tokens(messages, tokenizer)
+    _check_no_borders(messages, tokenizer)
     pieces: list[tuple[str, bool]] = []
     done = ""
     for index, message in enumerate(messages):
@@ -106,14 +116,14 @@ def chat_pieces(messages: Sequence[Message], tokenizer: Tokenizer) -> list[tuple
     return pieces
 
 
-def _check_no_control_tokens(messages: Sequence[Message], tokenizer: Tokenizer) -> None:
+def _check_no_borders(messages: Sequence[Message], tokenizer: Tokenizer) -> None:
     """In a message they would be read as the borders of turns that nobody took."""
     for message in messages:
-        found = tokenizer.special_text.search(message.content)
+        found = tokenizer.turn_borders.search(message.content)
         if found:
             raise DataError(
-                f"a message ({message.role}) holds {found[0]}, which the model reads as a control"
-                " token and not as text; take it out"
+                f"a message ({message.role}) holds {found[0]}, which the model reads as the border"
+                " of a turn and not as text; take it out"
             )
 
 

@@ -9,14 +9,15 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from datetime import datetime
+from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from llama_recipes.data.example import Message
+from llama_recipes.data.tokenizer_border import Border, find_borders
 from llama_recipes.errors import CheckpointError, DataError
-
-if TYPE_CHECKING:
-    from llama_recipes.data.example import Message
 
 END_OF_TURN = (
     "<|eot_id|>",
@@ -30,6 +31,17 @@ END_OF_TURN = (
 )
 """Special tokens after which an answer is over, where a vocabulary has them."""
 
+_TODAY = datetime(2024, 7, 26)
+"""What a template is told that asks for the date: Llama 3.1's own answer where it knows none."""
+_CALENDAR = (
+    "{% macro strftime_now(format) %}{{ format"
+    + "".join(f" | replace('%{code}', '{_TODAY:%{code}}')" for code in "aAbBdHIjmMpSyY")
+    + " }}{% endmacro %}"
+)
+"""Put before a template: transformers' own strftime_now, which it hides, looks at the clock."""
+
+_PROBE = (Message("user", "a"), Message("assistant", "b"), Message("user", "c"))
+
 _TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "vocab.json")
 
 
@@ -40,7 +52,7 @@ class Tokenizer:
     size: highest id + 1, added tokens included.
     pad_id: the tokenizer's own padding token, else EOS, else 0; padding is never trained.
     stop_ids: EOS and the end-of-turn tokens; generation ends at any of them.
-    special_ids: ids of control tokens, which are not text; special_text finds them in a text.
+    special_ids: ids of control tokens, which are not text.
     fingerprint: changes whenever any text could get other ids, or any chat another text.
     """
 
@@ -61,8 +73,6 @@ class Tokenizer:
         self.special_ids: frozenset[int] = frozenset(hf.all_special_ids) | {
             id_ for id_, token in added.items() if token.special
         }
-        written = sorted(hf.convert_ids_to_tokens(sorted(self.special_ids)), key=len, reverse=True)
-        self.special_text = re.compile("|".join(map(re.escape, written)) or r"(?!)")
         ends = [vocabulary[text] for text in END_OF_TURN if text in vocabulary]
         stops = [self.eos_id, *(id_ for id_ in ends if id_ in self.special_ids)]
         self.stop_ids: tuple[int, ...] = tuple(
@@ -70,11 +80,31 @@ class Tokenizer:
         )
         self.chat_template: str | None = _default_template(hf.chat_template)
         self.fingerprint: str = self._fingerprint()
+        self._borders = find_borders(self._backend)
 
-    def encode_batch(self, texts: list[str]) -> list[list[int]]:
-        """The ids of each text, without BOS or EOS, on all cores."""
-        encodings = self._backend.encode_batch_fast(texts, add_special_tokens=False)
-        return [encoding.ids for encoding in encodings]
+    def encode_batch(self, texts: list[str], continues: Sequence[bool] = ()) -> list[list[int]]:
+        """The ids of each text, without BOS or EOS, on all cores.
+
+        continues: for each text, whether it goes on with the one before it, so that no space of
+        the tokenizer's own belongs between them; empty: none does.
+        """
+        borders: list[Border | None] = [None] * len(texts)
+        if self._borders is not None and any(continues):
+            before = ""
+            for index, (text, goes_on) in enumerate(zip(texts, continues, strict=True)):
+                borders[index] = self._borders.after(before) if goes_on else None
+                before = text or (before if goes_on else "")
+        encodings = self._backend.encode_batch_fast(
+            [
+                border.text + text if border else text
+                for border, text in zip(borders, texts, strict=True)
+            ],
+            add_special_tokens=False,
+        )
+        return [
+            border.cut(encoding.ids) if border else encoding.ids
+            for border, encoding in zip(borders, encodings, strict=True)
+        ]
 
     def decode(self, ids: Sequence[int], skip_special: bool = False) -> str:
         text: str = self._backend.decode(list(ids), skip_special_tokens=skip_special)
@@ -83,7 +113,9 @@ class Tokenizer:
     def render_chat(self, messages: Sequence[Message], add_generation_prompt: bool) -> str:
         """The conversation as the model's own template writes it.
 
-        Raises DataError where there is no template, or where it refuses the conversation.
+        A template that asks for today's date is told 26 July 2024, or the same settings would give
+        other tokens tomorrow. Raises DataError where there is no template, or where it refuses the
+        conversation.
         """
         from jinja2 import TemplateError
 
@@ -97,9 +129,10 @@ class Tokenizer:
         try:
             text: str = self.hf.apply_chat_template(
                 conversation,
-                chat_template=self.chat_template,
+                chat_template=_CALENDAR + self.chat_template,
                 tokenize=False,
                 add_generation_prompt=add_generation_prompt,
+                date_string=f"{_TODAY:%d %b %Y}",
             )
         except (TemplateError, TypeError, ValueError) as error:
             roles = ", ".join(message.role for message in messages)
@@ -108,6 +141,26 @@ class Tokenizer:
                 " Mend the conversation, or give data that fits the template."
             ) from error
         return text
+
+    @cached_property
+    def turn_borders(self) -> re.Pattern[str]:
+        """Finds in a text what the model would read as the end or the beginning of a turn.
+
+        BOS, EOS, the stop tokens and the control tokens that the chat template writes. The other
+        control tokens (<filename>, of models for code) are harmless, and common in plain text.
+        """
+        always = {self.bos_id, self.eos_id, *self.stop_ids} - {None}
+        borders = set(self._written(always))
+        try:
+            probe = self.render_chat(_PROBE, add_generation_prompt=True)
+        except DataError:  # it will be said of each conversation
+            probe = ""
+        borders |= set(_any_of(self._written(self.special_ids)).findall(probe))
+        return _any_of(borders)
+
+    def _written(self, ids: Iterable[int | None]) -> list[str]:
+        tokens: list[str] = self.hf.convert_ids_to_tokens(list(ids))
+        return tokens
 
     def save(self, folder: Path) -> None:
         """Write the files that transformers loads a tokenizer from."""
@@ -124,6 +177,12 @@ class Tokenizer:
             sorted(self.special_ids),
         ]
         return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
+
+
+def _any_of(texts: Iterable[str]) -> re.Pattern[str]:
+    """Finds the longest of the texts; of none, nothing."""
+    longest_first = sorted(texts, key=lambda text: (-len(text), text))
+    return re.compile("|".join(map(re.escape, longest_first)) or r"(?!)")
 
 
 def load_tokenizer(path: Path) -> Tokenizer:

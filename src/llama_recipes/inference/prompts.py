@@ -45,7 +45,9 @@ def encode_conversation(messages: Sequence[Message], tokenizer: Tokenizer) -> li
     """The ids of a conversation that the assistant has to answer, by the model's own template."""
     # Any answer: what stands before it is cut off as training does, piece by piece.
     pieces = chat_pieces([*messages, Message("assistant", "?")], tokenizer)[:-1]
-    return [id_ for ids in tokenizer.encode_batch([text for text, _ in pieces]) for id_ in ids]
+    texts = [text for text, _ in pieces]
+    encoded = tokenizer.encode_batch(texts, [number > 0 for number in range(len(texts))])
+    return [id_ for ids in encoded for id_ in ids]
 
 
 def check_prompt(ids: Sequence[int], tokenizer: Tokenizer, model: LlamaConfig) -> None:
