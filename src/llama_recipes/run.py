@@ -40,6 +40,8 @@ from llama_recipes.training.windows import count_steps
 
 _FEW_STEPS = 50
 """Below this a run rarely learns much; packing makes few steps of a small data set."""
+_BAD_ROWS_NAMED = 5
+"""Of those that were skipped, on the screen."""
 
 
 def finetune(config: RunConfig, screen: Screen | None = None) -> dict[str, Any]:
@@ -146,9 +148,11 @@ def _open_splits(config: RunConfig, tokenizer: Tokenizer, screen: Screen) -> Spl
         notify=screen.line,
     )
     screen.line(f"--> Training Set Length = {len(splits.train)}{_losses(splits.train)}")
+    _name_bad_rows(splits.train, screen)
     if splits.validation is not None:
         length = len(splits.validation)
         screen.line(f"--> Validation Set Length = {length}{_losses(splits.validation)}")
+        _name_bad_rows(splits.validation, screen)
     elif train.run_validation:
         screen.warn("This data set has no validation part: nothing is evaluated.")
     return splits
@@ -166,6 +170,15 @@ def _losses(store: TokenStore) -> str:
     }
     said = [f"{counts[kind]} {words}" for kind, words in kinds.items() if counts.get(kind)]
     return f" ({', '.join(said)})" if said else ""
+
+
+def _name_bad_rows(store: TokenStore, screen: Screen) -> None:
+    named = store.report.get("bad_rows_shown", [])[:_BAD_ROWS_NAMED]
+    for row in named:
+        screen.line(f"    {row}")
+    more = store.report["counts"].get("bad_rows", 0) - len(named)
+    if more:
+        screen.line(f"    and {more} more")
 
 
 def _describe_model(model: Llama, name: str, screen: Screen) -> None:

@@ -59,16 +59,17 @@ def test_error_names_every_row_that_is_too_long(tmp_path):
         store_of(section, using, length=LIMIT, truncation="error")
     said = str(caught.value)
     assert "2 rows cannot be used" in said
-    assert f"row 1: it has {first} tokens, context_length is {LIMIT}" in said
-    assert f"row 3: it has {last} tokens, context_length is {LIMIT}" in said
+    assert f"train.jsonl, line 1: it has {first} tokens, context_length is {LIMIT}" in said
+    assert f"train.jsonl, line 3: it has {last} tokens, context_length is {LIMIT}" in said
     assert "--truncation drop" in said
+    assert "--on_bad_row" not in said
 
 
 @pytest.mark.parametrize(
     ("truncation", "why"), [("end", "1 no supervised token"), ("drop", "1 too long")]
 )
 def test_a_set_with_nothing_left_to_train_is_an_error(truncation, why, tmp_path):
-    with pytest.raises(DataError, match=f"no supervised token is left in any of its 1 rows.*{why}"):
+    with pytest.raises(DataError, match=f"no supervised token is left in its only row .*{why}"):
         store_of(
             rows(tmp_path, LONG_PROMPT), tokenizer("no chat"), length=LIMIT, truncation=truncation
         )

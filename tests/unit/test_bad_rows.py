@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from llama_recipes.configs.datasets import AlpacaDataset, FileDataset, GrammarDataset, SamsumDataset
-from llama_recipes.data.example import BadRow, PromptAnswer, Source, Text
+from llama_recipes.data.example import BadRow, Located, PromptAnswer, Source, Text
 from llama_recipes.data.sources import lines
 from llama_recipes.data.sources.alpaca import open_alpaca
 from llama_recipes.data.sources.files import open_files
@@ -305,6 +305,12 @@ def test_bad_rows_of_samsum_and_alpaca_are_named_too(tmp_path):
     assert list(open_alpaca(AlpacaDataset(data_path=str(path)), "train").examples()) == [
         BadRow("alpaca.json, row 2", "the field `output` is null")
     ]
+
+
+def test_a_good_row_is_handed_on_with_its_place(tmp_path):
+    path = tmp_path / "train.jsonl"
+    path.write_bytes(b"nonsense\n\n" + GOOD)
+    assert list(opened(path).rows())[1] == Located("train.jsonl, line 3", Text("good"))
 
 
 @pytest.mark.parametrize("policy", ["error", "skip"])

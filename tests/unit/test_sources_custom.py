@@ -37,6 +37,12 @@ def returning(samples: str) -> str:
     return f"def get_custom_dataset(dataset_config, tokenizer, split):\n    return {samples}\n"
 
 
+NUMPY_NUMBERS = """
+import numpy as np
+def get_custom_dataset(dataset_config, tokenizer, split):
+    numbers = {'input_ids': [1, 2, 3], 'labels': [-100, 2, 3]}
+    return [{name: [np.int64(number) for number in row] for name, row in numbers.items()}]
+"""
 SAMPLE = "{'input_ids': [1, 2, 3], 'labels': [-100, 2, 3], 'attention_mask': [1, 1, 1]}"
 TOKENS = Tokens([1, 2, 3], [-100, 2, 3])
 
@@ -105,8 +111,10 @@ def get_custom_dataset(dataset_config, tokenizer, split):
 def get_custom_dataset(dataset_config, tokenizer, split):
     yield {SAMPLE}
 """,
+        NUMPY_NUMBERS,
     ],
-    ids=["numpy", "torch", "encoding", "tuples", "masked", "map", "iterable", "generator"],
+    ids=["numpy", "torch", "encoding", "tuples", "masked", "map", "iterable", "generator",
+         "list of numpy"],
 )  # fmt: skip
 def test_every_kind_of_sample_and_data_set(opened, code):
     source = opened(code)
@@ -158,6 +166,10 @@ def test_a_data_set_may_be_a_dataclass_of_the_file(opened):
             "{'input_ids': 'a b', 'labels': [1]}",
             "input_ids is text, a list of numbers is needed",
         ),
+        (
+            "{'input_ids': [True], 'labels': [1]}",
+            "input_ids holds true or false; a flat list of whole numbers is needed",
+        ),
         ("{'input_ids': [-1], 'labels': [1]}", "input_ids holds -1; ids are 0 to 2147483647"),
         (
             "{'input_ids': [1], 'labels': [-1]}",
@@ -167,8 +179,19 @@ def test_a_data_set_may_be_a_dataclass_of_the_file(opened):
 )
 def test_a_sample_that_cannot_be_used(opened, sample, reason):
     source = opened(returning(f"[{SAMPLE}, {sample}]"))
-    assert source.on_bad_row == "error"
     assert list(source.examples()) == [TOKENS, BadRow("mine.py, sample 2", reason)]
+
+
+@pytest.mark.parametrize("policy", ["error", "skip"])
+def test_the_policy_for_bad_samples_is_handed_on(opened, policy):
+    assert opened(returning("[]"), on_bad_row=policy).on_bad_row == policy
+
+
+def test_a_sample_is_handed_on_with_its_place(opened):
+    assert [row.where for row in opened(returning(f"[{SAMPLE}, {SAMPLE}]")).rows()] == [
+        "mine.py, sample 1",
+        "mine.py, sample 2",
+    ]
 
 
 @pytest.mark.parametrize(

@@ -73,7 +73,8 @@ def test_a_pair_is_the_code_without_its_docstring_and_the_first_line(library):
         "@property\ndef area(self):\n    # never negative\n    side = abs(self.side)\n"
         "    return side * side"
     )
-    assert pairs(root) == (Pair("pkg", code, "Return the area of the square."),)
+    where = "pkg/shapes.py, line 4"
+    assert pairs(root) == (Pair("pkg", code, "Return the area of the square.", where),)
 
 
 @pytest.mark.parametrize(
@@ -178,6 +179,12 @@ def test_through_the_chat_template_where_there_is_one():
     assert chat == Chat((Message("user", prompt(pair.code)), Message("assistant", pair.summary)))
     assert plain == PromptAnswer(prompt(pair.code) + "\n", pair.summary)
     assert with_template.fingerprint != without.fingerprint
+
+
+def test_what_the_template_cannot_write_is_skipped_for_nobody_can_mend_it():
+    source = opened("validation")
+    assert source.on_bad_row == "skip"
+    assert all(row.where.endswith(f", line {row.where.split()[-1]}") for row in source.rows())
 
 
 def test_a_python_without_the_sources_of_its_library(tmp_path, monkeypatch):

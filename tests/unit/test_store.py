@@ -8,6 +8,7 @@ import tracemalloc
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from functools import partial
+from importlib import metadata
 from itertools import islice
 from pathlib import Path
 
@@ -16,8 +17,8 @@ import pytest
 
 from llama_recipes.data import prepare as preparing
 from llama_recipes.data import workers
-from llama_recipes.data.example import BadRow, Chat, Example, Message, Source, Text
-from llama_recipes.data.prepare import Preparation, prepare
+from llama_recipes.data.example import BadRow, Chat, Example, Located, Message, Source, Text
+from llama_recipes.data.prepare import Preparation, prepare, split_off
 from llama_recipes.data.store import TokenStore, open_store, write_store
 from llama_recipes.data.tokenize import Document
 from llama_recipes.data.tokenizer import Tokenizer
@@ -46,7 +47,11 @@ class Readings:
 
 
 def source(examples: Callable[[], Iterator[Example | BadRow]], **changes) -> Source:
-    plain = Source("made_up", "text", examples, fingerprint="a1", description="texts")
+    def rows() -> Iterator[Located | BadRow]:
+        for number, row in enumerate(examples(), start=1):
+            yield row if isinstance(row, BadRow) else Located(f"row {number}", row)
+
+    plain = Source("made_up", "text", rows, fingerprint="a1", description="texts")
     return replace(plain, **changes)
 
 
@@ -157,7 +162,7 @@ def test_a_second_start_does_not_read_the_source_again():
     assert texts.number == 1
     assert contents(first) == contents(second)
     assert first.report == second.report
-    assert said == ["Tokenising texts …"]
+    assert said == ["texts", "Tokenising …", "texts"]
 
 
 CHAT = (Message("user", "Hi"), Message("assistant", "Hello"))
@@ -192,6 +197,75 @@ def test_another_version_of_the_code_tokenises_anew(monkeypatch):
     monkeypatch.setattr("llama_recipes.__version__", "another")
     prepare(source(texts), tokenizer("no chat"), HOW)
     assert texts.number == 2
+
+
+@pytest.mark.parametrize("library", ["transformers", "tokenizers", "jinja2"])
+def test_another_version_of_what_makes_the_tokens_tokenises_anew(library, monkeypatch):
+    texts = Readings("Hello world")
+    prepare(source(texts), tokenizer("no chat"), HOW)
+    installed = metadata.version
+    monkeypatch.setattr(
+        metadata, "version", lambda name: "another" if name == library else installed(name)
+    )
+    prepare(source(texts), tokenizer("no chat"), HOW)
+    assert texts.number == 2
+
+
+def cut(file: Path) -> None:
+    os.truncate(file, file.stat().st_size // 2)
+
+
+def cut_by_one_number(file: Path) -> None:
+    os.truncate(file, file.stat().st_size - (8 if file.stem in ("offsets", "supervised") else 4))
+
+
+def delete(file: Path) -> None:
+    file.unlink()
+
+
+@pytest.mark.parametrize("name", ["input_ids", "labels", "offsets", "supervised", "report"])
+@pytest.mark.parametrize("damage", [cut, cut_by_one_number, delete])
+def test_a_damaged_copy_is_made_anew(cache, name, damage):
+    texts, said = Readings("Hello world", "Once upon a time"), []
+    whole = contents(prepare(source(texts), tokenizer("no chat"), HOW))
+    (file,) = cache.rglob(f"{name}.*")
+    damage(file)
+    for readings in (2, 2):
+        store = prepare(source(texts), tokenizer("no chat"), HOW, notify=said.append)
+        assert contents(store) == whole
+        assert texts.number == readings
+    assert sum("is damaged, and is made anew" in line for line in said) == 1
+
+
+@pytest.mark.parametrize("name", ["offsets", "report"])
+def test_a_copy_of_zeros_after_a_power_cut_is_made_anew(cache, name):
+    texts = Readings("Hello world")
+    whole = contents(prepare(source(texts), tokenizer("no chat"), HOW))
+    (file,) = cache.rglob(f"{name}.*")
+    file.write_bytes(bytes(file.stat().st_size))
+    assert contents(prepare(source(texts), tokenizer("no chat"), HOW)) == whole
+
+
+def test_what_was_left_out_is_reported_once_of_two_parts():
+    def rows() -> Iterator[Example | BadRow]:
+        yield BadRow("line 1", "bad")
+        yield from (Text(text) for text in ("one", "two", "three"))
+
+    store = prepare(source(rows, on_bad_row="skip"), tokenizer("no chat"), HOW)
+    train, held_out = split_off(store, 0.3, seed=1)
+    assert (len(train), len(held_out)) == (2, 1)
+    assert train.report["counts"]["bad_rows"] == 1
+    assert not any(held_out.report["counts"].values())
+    assert "bad_rows_shown" not in held_out.report
+    assert held_out.highest_id == store.highest_id
+
+
+def test_where_every_row_was_skipped_the_first_reason_is_said():
+    def rows() -> Iterator[Example | BadRow]:
+        yield BadRow("train.jsonl, line 1", "not valid JSON")
+
+    with pytest.raises(DataError, match=r"its only row \(1 bad\).*line 1: not valid JSON"):
+        prepare(source(rows, on_bad_row="skip"), tokenizer("no chat"), HOW)
 
 
 def test_what_the_user_s_code_made_is_never_found_again(cache):
@@ -239,7 +313,7 @@ def test_a_cache_that_cannot_be_written_is_done_without(tmp_path, monkeypatch):
     said: list[str] = []
     store = prepare(source(Readings("Hello")), tokenizer("no chat"), HOW, notify=said.append)
     assert len(store) == 1
-    assert "cannot be written to: nothing is kept for the next run." in said[1]
+    assert "cannot be written to: nothing is kept for the next run." in said[2]
 
 
 def test_a_disk_that_is_full_is_said_and_leaves_nothing(cache):

@@ -74,6 +74,7 @@ class CustomDataset(Section):
         default="validation", description="Split asked of the function for validation"
     )
     data_path: str = Field(default="", description="Path handed to the function, for its own use")
+    on_bad_row: OnBadRow = Field(default="error", description=_ON_BAD_ROW)
 
 
 class FileDataset(Section):

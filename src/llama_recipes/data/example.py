@@ -66,6 +66,14 @@ Example = PromptAnswer | Chat | Text | Tokens
 
 
 @dataclass(frozen=True, slots=True)
+class Located:
+    """An example and its place ("train.jsonl, line 7"), for whatever is found wrong later."""
+
+    where: str
+    example: Example
+
+
+@dataclass(frozen=True, slots=True)
 class BadRow:
     """A row that cannot be trained on: its place ("train.jsonl, line 7") and why."""
 
@@ -77,18 +85,23 @@ class BadRow:
 class Source:
     """One part (training or validation) of a data set, opened but not read.
 
-    examples:    starts reading from the first row each time it is called, with bounded memory.
+    rows:        starts reading from the first row each time it is called, with bounded memory.
     format:      how a typed prompt must be wrapped to look like one of the examples.
     fingerprint: hash of everything that the examples depend on; None: nobody can know it, so a
                  cached copy must never be used.
     description: one line for the screen.
+    on_bad_row:  whether a row that cannot be used ends the run, or is left out and counted.
     collator:    the user's own way from samples to a batch (custom data sets only).
     """
 
     name: str
     format: Format
-    examples: Callable[[], Iterator[Example | BadRow]]
+    rows: Callable[[], Iterator[Located | BadRow]]
     fingerprint: str | None
     description: str
     on_bad_row: OnBadRow = "error"
     collator: Collator | None = None
+
+    def examples(self) -> Iterator[Example | BadRow]:
+        """The rows without their places."""
+        return (row if isinstance(row, BadRow) else row.example for row in self.rows())

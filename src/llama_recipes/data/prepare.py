@@ -9,6 +9,7 @@ from collections import Counter, deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
+from importlib import metadata
 from pathlib import Path
 from tempfile import TemporaryFile, mkdtemp
 from typing import Any, NamedTuple
@@ -18,13 +19,15 @@ from platformdirs import user_cache_path
 
 import llama_recipes
 from llama_recipes.data.example import BadRow, Example, Source
-from llama_recipes.data.store import TokenStore, open_store, write_store
+from llama_recipes.data.store import DamagedStoreError, TokenStore, open_store, write_store
 from llama_recipes.data.tokenize import Document, Rejected, Truncation, encode, fit
 from llama_recipes.data.tokenizer import Tokenizer
 from llama_recipes.data.workers import in_order
 from llama_recipes.errors import DataError
 
 _PROBLEMS_SHOWN = 20
+_LIBRARIES = ("transformers", "tokenizers", "jinja2")
+"""What turns text into ids besides this package's own code."""
 
 
 @dataclass(frozen=True)
@@ -48,10 +51,15 @@ def prepare(
     Raises DataError for bad rows (unless the source skips them), for documents that are too long
     where that is an error, and where nothing is left to train on.
     """
+    notify(source.description)
     folder = _cache_folder(source, tokenizer, how)
     if folder is not None and folder.is_dir():
-        return open_store(folder)
-    notify(f"Tokenising {source.description} …")
+        try:
+            return open_store(folder)
+        except DamagedStoreError:
+            notify(f"What was kept of it in {folder} is damaged, and is made anew.")
+            shutil.rmtree(folder, ignore_errors=True)
+    notify("Tokenising …")
     counts: Counter[str] = Counter()
     report: dict[str, Any] = {"counts": counts}
     documents = _documents(source, tokenizer, how, report)
@@ -92,6 +100,8 @@ def _can_hold_files(folder: Path) -> bool:
 def _code_version() -> str:
     """Hash of the code that turns rows into tokens: a changed line is another cache entry."""
     digest = hashlib.blake2b(llama_recipes.__version__.encode())
+    for library in _LIBRARIES:
+        digest.update(f"{library} {metadata.version(library)}\n".encode())
     for path in sorted(Path(__file__).parent.rglob("*.py")):
         digest.update(path.read_bytes())
     return digest.hexdigest()
@@ -103,7 +113,7 @@ def _documents(
     """Yield what can be trained on; count, and raise for, what cannot."""
     counts: Counter[str] = report["counts"]
     problems: list[str] = []
-    numbers: deque[int] = deque()  # of the rows that are being tokenised
+    places: deque[str] = deque()  # of the rows that are being tokenised
 
     def note_bad_row(text: str) -> None:
         counts["bad_rows"] += 1
@@ -113,21 +123,21 @@ def _documents(
             report.setdefault("bad_rows_shown", []).append(text)
 
     def good_rows() -> Iterator[Example]:
-        for row in source.examples():
+        for row in source.rows():
             counts["rows"] += 1
             if isinstance(row, BadRow):
                 note_bad_row(f"{row.where}: {row.reason}")
             else:
-                numbers.append(counts["rows"])
-                yield row
+                places.append(row.where)
+                yield row.example
             if len(problems) >= _PROBLEMS_SHOWN:
                 return
 
     tokenise = partial(_tokenise, tokenizer=tokenizer, how=how)
     for document, cut, ends in in_order(tokenise, good_rows()):
-        number = numbers.popleft()
+        where = places.popleft()
         if isinstance(document, Rejected):
-            explained = f"row {number}: {document.reason}"
+            explained = f"{where}: {document.reason}"
             if document.kind == "bad_rows":
                 note_bad_row(explained)
                 continue
@@ -141,15 +151,16 @@ def _documents(
         counts["without_stop_token"] += not ends and source.format != "tokens"
         yield document
     if problems:
-        raise DataError(_explain(source, problems))
+        raise DataError(_explain(source, how, problems, counts))
     if not counts["documents"]:
-        raise DataError(_explain_nothing(source, counts))
+        raise DataError(_explain_nothing(source, counts, report.get("bad_rows_shown", [])))
 
 
 def split_off(store: TokenStore, fraction: float, *, seed: int) -> tuple[TokenStore, TokenStore]:
     """Training and validation part: `fraction` of the documents, drawn once from `seed`.
 
-    Each gets at least one. Raises DataError where there is only one.
+    Each gets at least one; what was left out is reported of the training part alone. Raises
+    DataError where there is only one.
     """
     if len(store) < 2:
         raise DataError(
@@ -158,30 +169,50 @@ def split_off(store: TokenStore, fraction: float, *, seed: int) -> tuple[TokenSt
         )
     held_out = min(max(round(fraction * len(store)), 1), len(store) - 1)
     order = np.random.default_rng(seed).permutation(len(store))
-    return store.subset(np.sort(order[held_out:])), store.subset(np.sort(order[:held_out]))
+    return (
+        store.subset(np.sort(order[held_out:])),
+        store.subset(
+            np.sort(order[:held_out]), report={"counts": {}, "highest_id": store.highest_id}
+        ),
+    )
 
 
-def _explain(source: Source, problems: Sequence[str]) -> str:
+def _explain(
+    source: Source, how: Preparation, problems: Sequence[str], counts: Counter[str]
+) -> str:
     shown = "\n  ".join(problems[:_PROBLEMS_SHOWN])
     more = len(problems) - _PROBLEMS_SHOWN
     rest = f"\n  … and {more} more" if more > 0 else ""
     # Reading stops once there are that many.
     number = f"at least {len(problems)}" if more >= 0 else str(len(problems))
+    rows = "1 row" if len(problems) == 1 else f"{number} rows"
+    advice = ["mend the data"]
+    if counts["bad_rows"] and source.on_bad_row == "error":
+        advice.append("leave bad rows out with --on_bad_row skip")
+    if counts["too_long"] and how.truncation == "error":
+        advice.append(
+            "leave long ones out with --truncation drop or cut them with --truncation end"
+        )
     return (
-        f"{source.description}: {number} rows cannot be used:\n  {shown}{rest}\n"
-        "Mend them, or leave bad rows out with --on_bad_row skip and long ones with"
-        " --truncation drop (or cut them with --truncation end)."
+        f"{source.description}: {rows} cannot be used:\n  {shown}{rest}\n"
+        f"{', or '.join(advice).capitalize()}."
     )
 
 
-def _explain_nothing(source: Source, counts: Counter[str]) -> str:
+def _explain_nothing(source: Source, counts: Counter[str], bad_rows: Sequence[str]) -> str:
     if not counts["rows"]:
         return f"{source.description}: the data set is empty. Give one that has rows."
-    kinds = ("bad_rows", "too_long", "no_supervised_token")
-    why = ", ".join(f"{counts[kind]} {kind.replace('_', ' ')}" for kind in kinds if counts[kind])
+    kinds = {
+        "bad_rows": "bad",
+        "too_long": "too long",
+        "no_supervised_token": "no supervised token",
+    }
+    why = ", ".join(f"{counts[kind]} {words}" for kind, words in kinds.items() if counts[kind])
+    rows = "its only row" if counts["rows"] == 1 else f"any of its {counts['rows']} rows"
+    first = f" The first bad row is {bad_rows[0]}." if bad_rows else ""
     return (
-        f"{source.description}: no supervised token is left in any of its {counts['rows']} rows"
-        f" ({why}). Raise --context_length, or check that the rows have answers."
+        f"{source.description}: no supervised token is left in {rows} ({why}).{first} Raise"
+        " --context_length, or check that the rows have answers."
     )
 
 

@@ -22,6 +22,10 @@ from llama_recipes.data.tokenize import IGNORE, Document
 _REPORT = "report.json"
 
 
+class DamagedStoreError(Exception):
+    """The files of a store do not belong together; it has to be written anew."""
+
+
 class TokenStore:
     """Read-only documents of one split.
 
@@ -50,13 +54,18 @@ class TokenStore:
         part = slice(start, start + self.lengths[index])
         return Document(self._ids[part], self._labels[part])
 
-    def subset(self, indices: NDArray[np.int64]) -> TokenStore:
-        """The same documents seen through `indices`; nothing is copied but their borders."""
+    def subset(
+        self, indices: NDArray[np.int64], report: Mapping[str, Any] | None = None
+    ) -> TokenStore:
+        """The same documents seen through `indices`; nothing is copied but their borders.
+
+        report: in place of this store's own.
+        """
         view = TokenStore.__new__(TokenStore)
         view._ids, view._labels = self._ids, self._labels
         view._starts, view.lengths = self._starts[indices], self.lengths[indices]
         view.supervised = self.supervised[indices]
-        view.report = self.report
+        view.report = self.report if report is None else report
         return view
 
     @property
@@ -65,15 +74,29 @@ class TokenStore:
 
 
 def open_store(folder: Path) -> TokenStore:
-    """Map the arrays of a folder that `write_store` published."""
-    report = json.loads((folder / _REPORT).read_text(encoding="utf-8"))
-    return TokenStore(
-        _map(folder / "input_ids.bin", np.dtype("<i4")),
-        _map(folder / "labels.bin", np.dtype("<i4")),
-        _map(folder / "offsets.bin", np.dtype("<i8")),
-        _map(folder / "supervised.bin", np.dtype("<i8")),
-        report,
+    """Map the arrays of a folder that `write_store` published.
+
+    Raises DamagedStoreError where a file is missing, cut or of another length than the others.
+    """
+    try:
+        report = json.loads((folder / _REPORT).read_text(encoding="utf-8"))
+        ids = _map(folder / "input_ids.bin", np.dtype("<i4"))
+        labels = _map(folder / "labels.bin", np.dtype("<i4"))
+        offsets = _map(folder / "offsets.bin", np.dtype("<i8"))
+        supervised = _map(folder / "supervised.bin", np.dtype("<i8"))
+    except (FileNotFoundError, ValueError) as error:
+        raise DamagedStoreError(str(error)) from error
+    whole = (
+        isinstance(report, dict)
+        and isinstance(report.get("highest_id"), int)
+        and len(offsets) == len(supervised) + 1
+        and offsets[0] == 0
+        and offsets[-1] == len(ids) == len(labels)
+        and bool((np.diff(offsets) > 0).all())
     )
+    if not whole:
+        raise DamagedStoreError(f"the files in {folder} do not belong together")
+    return TokenStore(ids, labels, offsets, supervised, report)
 
 
 def write_store(

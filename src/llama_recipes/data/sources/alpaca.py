@@ -52,7 +52,7 @@ def open_alpaca(section: AlpacaDataset, split: Split) -> Source:
     return Source(
         name="alpaca_dataset",
         format="alpaca",
-        examples=lambda: to_examples(_part(origin, split), example),
+        rows=lambda: to_examples(_part(origin, split), example),
         fingerprint=fingerprint.combined("alpaca", split, origin.digest),
         description=f"{origin.name}: instructions and answers, the part for {split}",
         on_bad_row=section.on_bad_row,

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
 from functools import partial
+from numbers import Integral
 from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any, Protocol, cast
 
-from llama_recipes.data.example import BadRow, Collator, Source, Split, Tokens
+from llama_recipes.data.example import BadRow, Collator, Located, Source, Split, Tokens
 from llama_recipes.data.sources import user_code
 from llama_recipes.data.sources.origin import existing_file
 from llama_recipes.data.sources.rows import UnusableError, kind
@@ -46,17 +47,18 @@ def open_custom(section: CustomDataset, split: Split, tokenizer: Tokenizer) -> S
     data = call()
     _check_kind(data, f"{name} in {file}, asked for the split `{part}`,")
 
-    def examples() -> Iterator[Tokens | BadRow]:
+    def rows() -> Iterator[Located | BadRow]:
         # A generator can be read once only, so each reading needs a new one.
         samples = call() if isinstance(data, Iterator) else data
-        return _examples(file, cast("Iterable[object] | _MapStyle", samples))
+        return _rows(file, cast("Iterable[object] | _MapStyle", samples))
 
     return Source(
         name="custom_dataset",
         format="tokens",
-        examples=examples,
+        rows=rows,
         fingerprint=None,
         description=f"{file.name}: samples of {name} for the split `{part}`",
+        on_bad_row=section.on_bad_row,
         collator=_collator(module, file, tokenizer),
     )
 
@@ -94,7 +96,7 @@ def _check_kind(data: object, who: str) -> None:
         )
 
 
-def _examples(file: Path, data: Iterable[object] | _MapStyle) -> Iterator[Tokens | BadRow]:
+def _rows(file: Path, data: Iterable[object] | _MapStyle) -> Iterator[Located | BadRow]:
     samples = user_code.guarded(file, lambda: _iterator(data))
     number = 0
     while True:
@@ -116,7 +118,7 @@ def _examples(file: Path, data: Iterable[object] | _MapStyle) -> Iterator[Tokens
                     + (", -100 where nothing is to be learnt." if field == "labels" else ".")
                 )
         try:
-            yield _tokens(sample)
+            yield Located(where, _tokens(sample))
         except UnusableError as problem:
             yield BadRow(where, str(problem))
 
@@ -147,13 +149,14 @@ def _tokens(sample: Mapping[str, Any]) -> Tokens:
 
 
 def _numbers(sample: Mapping[str, Any], field: str) -> list[int]:
-    """A list, numpy array or tensor as a list of whole numbers."""
+    """A list, numpy array or tensor as a list of whole numbers; a mask may be of true and false."""
     value = sample[field]
     value = value.tolist() if hasattr(value, "tolist") else value
     if not isinstance(value, list | tuple):
         raise UnusableError(f"{field} is {kind(value)}, a list of numbers is needed")
     for entry in value:
-        if not isinstance(entry, int):
+        true_or_false = isinstance(entry, bool) and field != "attention_mask"
+        if not isinstance(entry, Integral) or true_or_false:
             shown = "a fraction" if isinstance(entry, float) else kind(entry)
             raise UnusableError(f"{field} holds {shown}; a flat list of whole numbers is needed")
-    return list(value)
+    return [int(entry) for entry in value]

@@ -32,7 +32,7 @@ def open_files(section: FileDataset, split: Split) -> Source | None:
     return Source(
         name="file_dataset",
         format=form.format,
-        examples=lambda: to_examples(origin.rows(), partial(parse_as, form)),
+        rows=lambda: to_examples(origin.rows(), partial(parse_as, form)),
         fingerprint=fingerprint.combined("file", form.says, origin.digest),
         description=f"{origin.name}: {seen}{form.says}",
         on_bad_row=section.on_bad_row,

@@ -25,7 +25,7 @@ def open_grammar(section: GrammarDataset, split: Split) -> Source:
     return Source(
         name="grammar_dataset",
         format="grammar",
-        examples=lambda: to_examples(origin.rows(), _example),
+        rows=lambda: to_examples(origin.rows(), _example),
         fingerprint=fingerprint.combined("grammar", origin.digest),
         description=f"{origin.name}: sentences and corrections",
         on_bad_row=section.on_bad_row,

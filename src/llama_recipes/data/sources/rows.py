@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
-from llama_recipes.data.example import BadRow, Example
+from llama_recipes.data.example import BadRow, Example, Located
 
 # Ten times the longest book. A longer row is a broken file (a missing newline, a quote never
 # closed), and reading it whole would let memory grow with the file.
@@ -94,7 +94,7 @@ def names(row: Mapping[str, object]) -> str:
 
 def to_examples(
     rows: Rows, parse: Callable[[Mapping[str, object]], Example]
-) -> Iterator[Example | BadRow]:
+) -> Iterator[Located | BadRow]:
     """Each row parsed; what `parse` finds UnusableError becomes a BadRow in its place."""
     for row in rows:
         if isinstance(row, BadRow):
@@ -109,4 +109,4 @@ def to_examples(
         except UnusableError as problem:
             yield BadRow(row.where, str(problem))
         else:
-            yield example
+            yield Located(row.where, example)

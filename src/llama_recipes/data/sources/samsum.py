@@ -36,7 +36,7 @@ def open_samsum(section: SamsumDataset, split: Split) -> Source:
     return Source(
         name="samsum_dataset",
         format="samsum",
-        examples=lambda: to_examples(origin.rows(), _example),
+        rows=lambda: to_examples(origin.rows(), _example),
         fingerprint=fingerprint.combined("samsum", origin.digest),
         description=f"{origin.name}: dialogues and summaries",
         on_bad_row=section.on_bad_row,

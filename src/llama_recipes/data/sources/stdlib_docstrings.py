@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from llama_recipes.data.example import Chat, Example, Message, PromptAnswer, Source, Split
+from llama_recipes.data.example import Chat, Example, Located, Message, PromptAnswer, Source, Split
 from llama_recipes.data.sources import fingerprint
 from llama_recipes.errors import DataError
 
@@ -48,11 +48,12 @@ FunctionNode = ast.FunctionDef | ast.AsyncFunctionDef
 
 @dataclass(frozen=True, slots=True)
 class Pair:
-    """`module` is the top-level module or package, as `import` names it."""
+    """`module` is the top-level module or package, as `import` names it; `where` file and line."""
 
     module: str
     code: str
     summary: str
+    where: str
 
 
 def prompt(code: str) -> str:
@@ -74,11 +75,12 @@ def open_stdlib_docstrings(split: Split, tokenizer: Tokenizer) -> Source:
     return Source(
         name="stdlib_docstrings_dataset",
         format="chat" if chat else "prompt_completion",
-        examples=lambda: _examples(root, split, chat=chat),
+        rows=lambda: _rows(root, split, chat=chat),
         fingerprint=fingerprint.combined(
             "stdlib_docstrings", split, str(chat), *map(fingerprint.of_file, files)
         ),
         description=f"docstrings of Python {sys.version.split()[0]}'s own library, for {split}",
+        on_bad_row="skip",  # nobody is to mend the standard library
     )
 
 
@@ -99,8 +101,9 @@ def pairs(root: Path) -> tuple[Pair, ...]:
     found: dict[str, Pair] = {}
     for file in modules(root):
         module = file.relative_to(root).parts[0].removesuffix(".py")
-        for code, summary in _pairs_of_file(file):
-            found.setdefault(code, Pair(module, code, summary))
+        for line, code, summary in _pairs_of_file(file):
+            where = f"{file.relative_to(root).as_posix()}, line {line}"
+            found.setdefault(code, Pair(module, code, summary, where))
     return tuple(found.values())
 
 
@@ -117,21 +120,23 @@ def validation_modules(everything: tuple[Pair, ...]) -> frozenset[str]:
     return frozenset(chosen)
 
 
-def _examples(root: Path, split: Split, *, chat: bool) -> Iterator[Example]:
+def _rows(root: Path, split: Split, *, chat: bool) -> Iterator[Located]:
     everything = pairs(root)
     held_out = validation_modules(everything)
     for pair in everything:
         if (pair.module in held_out) != (split == "validation"):
             continue
         asked = prompt(pair.code)
-        if chat:
-            yield Chat((Message("user", asked), Message("assistant", pair.summary)))
-        else:
-            yield PromptAnswer(asked + "\n", pair.summary)
+        example: Example = (
+            Chat((Message("user", asked), Message("assistant", pair.summary)))
+            if chat
+            else PromptAnswer(asked + "\n", pair.summary)
+        )
+        yield Located(pair.where, example)
 
 
-def _pairs_of_file(file: Path) -> Iterator[tuple[str, str]]:
-    """Code and summary of each function worth learning; a file that is no Python has none."""
+def _pairs_of_file(file: Path) -> Iterator[tuple[int, str, str]]:
+    """Line, code and summary of each function worth learning; a file that is no Python has none."""
     try:
         with tokenize.open(file) as handle:
             source = handle.read()
@@ -143,7 +148,7 @@ def _pairs_of_file(file: Path) -> Iterator[tuple[str, str]]:
         summary = _summary(function)
         code = _code(function, lines) if summary else ""
         if code and len(code) <= _CODE_CHARACTERS:
-            yield code, summary
+            yield function.lineno, code, summary
 
 
 def _functions(tree: ast.AST) -> Iterator[FunctionNode]:
