@@ -10,6 +10,7 @@ import hashlib
 import json
 import re
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from datetime import datetime
 from functools import cached_property
 from pathlib import Path
@@ -41,6 +42,8 @@ _CALENDAR = (
 """Put before a template: transformers' own strftime_now, which it hides, looks at the clock."""
 
 _PROBE = (Message("user", "a"), Message("assistant", "b"), Message("user", "c"))
+_PROBES = (_PROBE, (Message("system", "d"), *_PROBE))
+"""The second alone would not do: a template may refuse system messages."""
 
 _TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "vocab.json")
 
@@ -151,11 +154,10 @@ class Tokenizer:
         """
         always = {self.bos_id, self.eos_id, *self.stop_ids} - {None}
         borders = set(self._written(always))
-        try:
-            probe = self.render_chat(_PROBE, add_generation_prompt=True)
-        except DataError:  # it will be said of each conversation
-            probe = ""
-        borders |= set(_any_of(self._written(self.special_ids)).findall(probe))
+        control = _any_of(self._written(self.special_ids))
+        for probe in _PROBES:
+            with suppress(DataError):  # it will be said of each such conversation
+                borders.update(control.findall(self.render_chat(probe, add_generation_prompt=True)))
         return _any_of(borders)
 
     def _written(self, ids: Iterable[int | None]) -> list[str]:
