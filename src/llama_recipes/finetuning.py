@@ -11,6 +11,7 @@ from collections.abc import Sequence
 
 from llama_recipes.configs.flags import parse, to_yaml
 from llama_recipes.errors import guard
+from llama_recipes.parallel.ranks import share_processor
 
 PROG = "python -m llama_recipes.finetuning"
 
@@ -23,6 +24,7 @@ def main(argv: Sequence[str], *, prog: str = PROG) -> int:
         if command.print_config:
             print(to_yaml(command.config), end="")
             return 0
+        share_processor()
         from llama_recipes.run import finetune
 
         finetune(command.config)

@@ -14,6 +14,7 @@ from llama_recipes.cli.flags import read_flags
 from llama_recipes.configs.section import Section
 from llama_recipes.data.example import Format
 from llama_recipes.errors import ConfigError, DataError, guard
+from llama_recipes.parallel.ranks import share_processor
 
 if TYPE_CHECKING:
     from llama_recipes.inference.load import Loaded
@@ -137,6 +138,7 @@ def _single_prompt(flags: ChatFlags) -> str | None:
 
 
 def _load(flags: ChatFlags) -> Loaded:
+    share_processor()
     import torch
 
     from llama_recipes.inference.load import load_for_inference

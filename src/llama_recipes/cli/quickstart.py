@@ -20,6 +20,7 @@ from pydantic import Field
 from llama_recipes.cli.flags import read_flags
 from llama_recipes.configs.section import Section
 from llama_recipes.errors import guard
+from llama_recipes.parallel.ranks import share_processor
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -56,6 +57,7 @@ def main(argv: Sequence[str]) -> int:
 
     def body() -> int:
         flags = read_flags(argv, QuickstartFlags, prog=PROG)
+        share_processor()
         quickstart(Path(flags.output_dir).expanduser())
         return 0
 
