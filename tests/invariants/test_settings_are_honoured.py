@@ -1,52 +1,132 @@
-"""Invariant 10: every setting is read by the run, refused, or named in a warning."""
+"""Invariant 10: every setting changes what a run does, or the run refuses it, or warns of it."""
 
 from __future__ import annotations
 
-import ast
-from functools import cache
+from collections.abc import Callable
 from pathlib import Path
-from typing import get_args
 
 import pytest
 
-import llama_recipes
-from llama_recipes.configs.datasets import DatasetName, FileDataset
-from llama_recipes.configs.needs import without_effect
 from llama_recipes.configs.not_built import NOT_BUILT
-from llama_recipes.configs.run import RunConfig
+from llama_recipes.configs.section import flag_of
 from llama_recipes.configs.settings import SETTINGS
-from llama_recipes.configs.training import TrainConfig
+from support.inputs import make_inputs
+from support.outcome import Outcome, run
+from support.setting_cases import CASES, LORA, USUAL, Case, code
+from support.settings import another_value
 
-# Between them, these runs have everything switched on that this version can do.
-POSSIBLE_RUNS = [
-    RunConfig(
-        train_config=TrainConfig(dataset=dataset, use_peft=True, gradient_clipping=True),
-        file_dataset=FileDataset(validation_fraction=0.1),
-    )
-    for dataset in get_args(DatasetName)
+IDLE_WITHOUT = {
+    "train_config.num_freeze_layers": "--freeze_layers",
+    "train_config.low_cpu_fsdp": "--enable_fsdp",
+    "train_config.dist_checkpoint_root_folder": "--enable_fsdp",
+    "train_config.dist_checkpoint_folder": "--enable_fsdp",
+    "train_config.flop_counter_start": "--flop_counter",
+    "train_config.profiler_dir": "--use_profiler",
+    "llama_adapter_config": "--use_peft --peft_method=llama_adapter",
+    "prefix_config": "--use_peft --peft_method=prefix",
+    "quantization_config": "--use_peft --quantization=4bit",
+    "fsdp_config": "--enable_fsdp",
+    "wandb_config": "--use_wandb",
+}
+"""Settings and sections that matter to a feature alone that is not built → the flags for it."""
+
+IDLE = [
+    key
+    for key, setting in SETTINGS.items()
+    if key not in NOT_BUILT and (key in IDLE_WITHOUT or setting.section in IDLE_WITHOUT)
 ]
 
-READ_OTHERWISE = {
+WITHOUT_ALTERNATIVE = {
     "train_config.one_gpu": "every run of this version uses one device",
     "lora_config.task_type": "has one value, which adapter_config.json is written with",
-    "file_dataset.train_file": "data/sources/files.py finds it by the name of the split",
 }
 
-
-@cache
-def names_read() -> set[str]:
-    """Every attribute that the package reads outside of configs/."""
-    root = Path(llama_recipes.__file__).parent
-    files = [path for path in root.rglob("*.py") if "configs" not in path.parts]
-    trees = [ast.parse(path.read_text(encoding="utf-8")) for path in files]
-    return {
-        node.attr for tree in trees for node in ast.walk(tree) if isinstance(node, ast.Attribute)
-    }
+Runner = Callable[..., Outcome]
 
 
-@pytest.mark.parametrize("key", SETTINGS)
-def test_a_setting_is_read_refused_or_named(key: str) -> None:
-    reasons = [without_effect(config, key) for config in POSSIBLE_RUNS]
-    if all(reasons) or key in NOT_BUILT:
-        return  # tests/contract/test_rules.py shows the warning or the refusal of each
-    assert (SETTINGS[key].name in names_read()) != (key in READ_OTHERWISE)
+@pytest.fixture(scope="module")
+def outcome(tmp_path_factory: pytest.TempPathFactory) -> Runner:
+    """Runs with the usual flags, changed by these; `again` for a run that was made before."""
+    inputs = make_inputs(tmp_path_factory.mktemp("inputs"))
+    made: dict[tuple[str, ...], Outcome] = {}
+
+    def of(*flags: str, again: bool = False) -> Outcome:
+        words = tuple(" ".join((USUAL, *flags)).format(**inputs).split())
+        if again or words not in made:
+            made[words] = run(tmp_path_factory.mktemp("run") / "of", *words)
+        return made[words]
+
+    return of
+
+
+def test_every_setting_has_its_place_here() -> None:
+    changed = {case.key for case in CASES}
+    places = [changed, set(NOT_BUILT), set(IDLE), set(WITHOUT_ALTERNATIVE)]
+    assert set().union(*places) == set(SETTINGS)
+    assert sum(map(len, places)) == len(SETTINGS)
+
+
+@pytest.mark.parametrize("case", CASES, ids=str)
+def test_another_value_changes_what_is_seen(case: Case, outcome: Runner) -> None:
+    usual = outcome(case.flags)
+    other = outcome(case.flags, f"{flag_of(case.key)}={case.value}")
+    assert code in case.sees or usual.code == other.code == 0, usual.err + other.err
+    seen = [(see(usual), see(other)) for see in case.sees]
+    assert all(default != changed for default, changed in seen), seen
+    if case.shows:
+        assert seen[0] == case.shows
+
+
+@pytest.mark.parametrize("flags", ["", LORA, "--use_peft"])
+def test_what_is_seen_is_no_accident(flags: str, outcome: Runner) -> None:
+    """A run that is made twice shows the same, so that a difference comes from the setting."""
+    first, second = outcome(flags), outcome(flags, again=True)
+    for see in [see for case in CASES if case.flags == flags for see in case.sees]:
+        assert see(first) == see(second)
+
+
+def test_threads_change_nothing_but_the_time(outcome: Runner) -> None:
+    several, none = outcome("--num_workers_dataloader=3"), outcome()
+    assert several.steps("loss") == none.steps("loss")
+    assert several.evaluations("eval_loss") == none.evaluations("eval_loss")
+
+
+def test_one_device_is_what_every_run_uses(outcome: Runner) -> None:
+    asked, usual = outcome("--one_gpu"), outcome()
+    assert asked.steps("loss") == usual.steps("loss")
+    assert "no effect" not in asked.out
+
+
+def test_the_only_kind_of_task_stands_in_the_adapter(outcome: Runner) -> None:
+    assert outcome(LORA).json("adapter_config.json")["task_type"] == "CAUSAL_LM"
+    assert outcome(LORA, "--lora_config.task_type=SEQ_CLS").code == 2
+
+
+# What only a feature that is not built reads
+
+
+def asking(key: str) -> str:
+    return f"--{key}={another_value(SETTINGS[key])[0].replace(' ', '')}"
+
+
+def test_what_nothing_reads_is_warned_of_and_changes_nothing(outcome: Runner) -> None:
+    """Without bf16, because a value that train_config.mixed_precision has too counts as heard."""
+    mixed = "--mixed_precision"
+    asked, usual = outcome(mixed, *map(asking, IDLE)), outcome(mixed)
+    warned = [
+        flag
+        for line in asked.out.splitlines()
+        if line.startswith("Warning: ") and " no effect in this run without " in line
+        for flag in line.removeprefix("Warning: ").split(" ha")[0].split(", ")
+    ]
+    assert sorted(warned) == sorted(map(flag_of, IDLE))
+    assert asked.steps("loss") == usual.steps("loss")
+
+
+@pytest.mark.parametrize("key", IDLE)
+def test_with_the_feature_that_reads_it_the_run_is_refused(key: str, outcome: Runner) -> None:
+    feature = IDLE_WITHOUT.get(key) or IDLE_WITHOUT[SETTINGS[key].section]
+    refused = outcome(feature, asking(key))
+    assert refused.code == 2
+    assert "is not part of this version yet" in refused.err
+    assert not Path(refused.folder).exists()
