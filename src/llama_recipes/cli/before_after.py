@@ -106,8 +106,9 @@ def _rouge_l(references: Sequence[str], answers: Sequence[str]) -> float:
 
 
 def numbers_table(before: Measurement, after: Measurement, functions: HeldOut) -> Table:
+    asked = f"{functions.count} of the {functions.total} held-out functions"
     table = Table(
-        title=f"{functions.count} of the {functions.total} held-out functions", title_justify="left"
+        title=f"{asked}, answers of at most {_ANSWER_TOKENS} tokens", title_justify="left"
     )
     table.add_column("")
     for name in "before", "after":
@@ -120,30 +121,26 @@ def numbers_table(before: Measurement, after: Measurement, functions: HeldOut) -
 def examples_table(
     before: Measurement, after: Measurement, functions: HeldOut, count: int
 ) -> Table:
-    """Side by side; long functions and answers are cut."""
+    """Side by side; long functions are cut."""
     table = Table(
         title="Answers to held-out functions", title_justify="left", show_lines=True, expand=True
     )
-    table.add_column("function", ratio=10, overflow="fold")
+    table.add_column("function", ratio=10, no_wrap=True, overflow="ellipsis")
     for name in "reference", "before", "after":
         table.add_column(name, ratio=6, overflow="fold")
     for index in spread(range(functions.count), count):
         table.add_row(
-            Text(_code(functions.prompts[index])),
+            Text(_code(functions.prompts[index]), no_wrap=True, overflow="ellipsis"),
             Text(functions.references[index]),
-            Text(_cut(before.answers[index])),
-            Text(_cut(after.answers[index])),
+            Text(before.answers[index]),
+            Text(after.answers[index]),
         )
     return table
 
 
 def _code(prompt: str) -> str:
-    """The code between the fences of a prompt."""
-    return _cut(prompt.partition("```python\n")[2].removesuffix("\n```"))
-
-
-def _cut(text: str) -> str:
-    lines = text.split("\n")
+    """The first lines of the code between the fences of a prompt."""
+    lines = prompt.partition("```python\n")[2].removesuffix("\n```").split("\n")
     return "\n".join(lines[:_CODE_LINES] + (["…"] if len(lines) > _CODE_LINES else []))
 
 

@@ -131,6 +131,7 @@ def quickstart(
 
     console.print()
     console.print(shown.examples_table(before, after, held_out, EXAMPLES))
+    console.print()
     console.print(shown.numbers_table(before, after, held_out))
     screen.line(
         f"\nDone in {duration(time.monotonic() - started)}. In {folder}: the adapter, the run's"
