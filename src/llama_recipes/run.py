@@ -19,7 +19,6 @@ from llama_recipes.configs.training import TrainConfig
 from llama_recipes.data.loader import Loader
 from llama_recipes.data.prepare import Preparation
 from llama_recipes.data.splits import Splits, open_splits
-from llama_recipes.data.store import TokenStore
 from llama_recipes.data.tokenizer import Tokenizer, load_tokenizer
 from llama_recipes.errors import ConfigError
 from llama_recipes.export.result import ResultWriter
@@ -27,6 +26,7 @@ from llama_recipes.model.config import LlamaConfig
 from llama_recipes.model.llama import Llama
 from llama_recipes.model.source import TOKENIZER_FILES, ModelSource, locate, open_model
 from llama_recipes.model.weights import check_weights, load_weights
+from llama_recipes.monitoring import announce
 from llama_recipes.monitoring.results import RESULTS_FILE, summarise
 from llama_recipes.monitoring.run_log import RunLog
 from llama_recipes.monitoring.screen import Screen
@@ -37,11 +37,6 @@ from llama_recipes.training.precision import set_precision
 from llama_recipes.training.schedule import Schedule
 from llama_recipes.training.selection import Selection
 from llama_recipes.training.windows import count_steps
-
-_FEW_STEPS = 50
-"""Below this a run rarely learns much; packing makes few steps of a small data set."""
-_BAD_ROWS_NAMED = 5
-"""Of those that were skipped, on the screen."""
 
 
 def finetune(config: RunConfig, screen: Screen | None = None) -> dict[str, Any]:
@@ -69,7 +64,7 @@ def finetune(config: RunConfig, screen: Screen | None = None) -> dict[str, Any]:
     load_weights(model, source.tensors, device=device, skip=adapter_names)
     if adapter is not None:
         start_adapter(model, checkpoint=train.from_peft_checkpoint, seed=train.seed, device=device)
-    _describe_model(model, train.model_name, screen)
+    announce.model(model, train.model_name, screen)
     loader, eval_loader = _make_loaders(train, splits, tokenizer, source.config.vocab_size, screen)
     preflight.check_memory(model, loader, device)
 
@@ -95,7 +90,7 @@ def finetune(config: RunConfig, screen: Screen | None = None) -> dict[str, Any]:
 
     results = _results(run.progress, selection, splits.format)
     _write_results(folder, results)
-    _conclude(results, folder if train.save_model else None, screen)
+    announce.end(results, folder if train.save_model else None, screen)
     return results
 
 
@@ -147,48 +142,12 @@ def _open_splits(config: RunConfig, tokenizer: Tokenizer, screen: Screen) -> Spl
         seed=train.seed,
         notify=screen.line,
     )
-    screen.line(f"--> Training Set Length = {len(splits.train)}{_losses(splits.train)}")
-    _name_bad_rows(splits.train, screen)
+    announce.documents("Training", splits.train, screen)
     if splits.validation is not None:
-        length = len(splits.validation)
-        screen.line(f"--> Validation Set Length = {length}{_losses(splits.validation)}")
-        _name_bad_rows(splits.validation, screen)
+        announce.documents("Validation", splits.validation, screen)
     elif train.run_validation:
         screen.warn("This data set has no validation part: nothing is evaluated.")
     return splits
-
-
-def _losses(store: TokenStore) -> str:
-    """What preparing the data left out or cut, in words; empty where nothing was."""
-    counts = store.report["counts"]
-    kinds = {
-        "bad_rows": "bad rows skipped",
-        "too_long": "dropped as too long",
-        "no_supervised_token": "dropped without a supervised token",
-        "truncated": "cut to context_length",
-        "without_stop_token": "without a stop token, so that stopping is not learnt",
-    }
-    said = [f"{counts[kind]} {words}" for kind, words in kinds.items() if counts.get(kind)]
-    return f" ({', '.join(said)})" if said else ""
-
-
-def _name_bad_rows(store: TokenStore, screen: Screen) -> None:
-    named = store.report.get("bad_rows_shown", [])[:_BAD_ROWS_NAMED]
-    for row in named:
-        screen.line(f"    {row}")
-    more = store.report["counts"].get("bad_rows", 0) - len(named)
-    if more:
-        screen.line(f"    and {more} more")
-
-
-def _describe_model(model: Llama, name: str, screen: Screen) -> None:
-    total = sum(p.numel() for p in model.parameters())
-    trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
-    screen.line(f"--> {name} has {total / 1e6:.6f} Million params")
-    screen.line(
-        f"trainable params: {trained:,} || all params: {total:,}"
-        f" || trainable%: {100 * trained / total:.4f}"
-    )
 
 
 def _make_loaders(
@@ -221,17 +180,7 @@ def _make_schedule(train: TrainConfig, loader: Loader, screen: Screen) -> Schedu
         accumulation=train.gradient_accumulation_steps,
         limit=train.max_train_step,
     )
-    screen.line(f"--> Num of optimizer steps = {total_steps}")
-    if total_steps < _FEW_STEPS and not train.max_train_step:
-        screen.line(
-            "    These are few: for more, lower --batch_size_training or --context_length, or raise"
-            " --num_epochs."
-        )
-    if train.warmup_steps >= total_steps:
-        screen.warn(
-            f"--warmup_steps is {train.warmup_steps}, so the learning rate never reaches --lr"
-            f" in these {total_steps} steps."
-        )
+    announce.steps(total_steps, train, screen)
     return Schedule(
         kind=train.lr_scheduler,
         peak=train.lr,
@@ -280,16 +229,3 @@ def _results(progress: Progress, selection: Selection, prompt_format: str) -> di
         stop_reason=progress.stop_reason,
         prompt_format=prompt_format,
     )
-
-
-def _conclude(results: dict[str, Any], saved_in: Path | None, screen: Screen) -> None:
-    screen.line(f"Training is over: {results['stop_reason']}.")
-    if results["best_eval_loss"] is not None:
-        screen.line(
-            f"best eval loss on step {results['best_step']} is {results['best_eval_loss']:.4f}"
-        )
-    if saved_in is not None:
-        screen.line(f"The result is saved in {saved_in}")
-    for key, value in results.items():
-        if value is not None:
-            screen.line(f"Key: {key}, Value: {value}")

@@ -1,0 +1,78 @@
+"""What a run says of itself before and after training, in the original's words where it has any."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from llama_recipes.configs.training import TrainConfig
+from llama_recipes.data.store import TokenStore
+from llama_recipes.model.llama import Llama
+from llama_recipes.monitoring.screen import Screen
+
+_FEW_STEPS = 50
+"""Below this a run rarely learns much; packing makes few steps of a small data set."""
+_BAD_ROWS_NAMED = 5
+"""Of those that were skipped, on the screen."""
+
+
+def documents(part: str, store: TokenStore, screen: Screen) -> None:
+    """How many documents a part has, and what preparing it left out or cut."""
+    screen.line(f"--> {part} Set Length = {len(store)}{_losses(store)}")
+    named = store.report.get("bad_rows_shown", [])[:_BAD_ROWS_NAMED]
+    for row in named:
+        screen.line(f"    {row}")
+    more = store.report["counts"].get("bad_rows", 0) - len(named)
+    if more:
+        screen.line(f"    and {more} more")
+
+
+def _losses(store: TokenStore) -> str:
+    """What preparing the data left out or cut, in words; empty where nothing was."""
+    counts = store.report["counts"]
+    kinds = {
+        "bad_rows": "bad rows skipped",
+        "too_long": "dropped as too long",
+        "no_supervised_token": "dropped without a supervised token",
+        "truncated": "cut to context_length",
+        "without_stop_token": "without a stop token, so that stopping is not learnt",
+    }
+    said = [f"{counts[kind]} {words}" for kind, words in kinds.items() if counts.get(kind)]
+    return f" ({', '.join(said)})" if said else ""
+
+
+def model(model: Llama, name: str, screen: Screen) -> None:
+    total = sum(p.numel() for p in model.parameters())
+    trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
+    screen.line(f"--> {name} has {total / 1e6:.6f} Million params")
+    screen.line(
+        f"trainable params: {trained:,} || all params: {total:,}"
+        f" || trainable%: {100 * trained / total:.4f}"
+    )
+
+
+def steps(total: int, train: TrainConfig, screen: Screen) -> None:
+    screen.line(f"--> Num of optimizer steps = {total}")
+    if total < _FEW_STEPS and not train.max_train_step:
+        screen.line(
+            "    These are few: for more, lower --batch_size_training or --context_length, or raise"
+            " --num_epochs."
+        )
+    if train.warmup_steps >= total:
+        screen.warn(
+            f"--warmup_steps is {train.warmup_steps}, so the learning rate never reaches --lr"
+            f" in these {total} steps."
+        )
+
+
+def end(results: dict[str, Any], saved_in: Path | None, screen: Screen) -> None:
+    screen.line(f"Training is over: {results['stop_reason']}.")
+    if results["best_eval_loss"] is not None:
+        screen.line(
+            f"best eval loss on step {results['best_step']} is {results['best_eval_loss']:.4f}"
+        )
+    if saved_in is not None:
+        screen.line(f"The result is saved in {saved_in}")
+    for key, value in results.items():
+        if value is not None:
+            screen.line(f"Key: {key}, Value: {value}")
