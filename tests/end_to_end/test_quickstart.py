@@ -14,7 +14,7 @@ from llama_recipes.cli.main import main
 from llama_recipes.errors import ConfigError
 from support.real import needs_model
 
-FUNCTIONS = 6
+MEASURED, ASKED = 8, 6
 
 
 @pytest.fixture(scope="module")
@@ -25,7 +25,7 @@ def done(tmp_path_factory):
     (wanted / "something").touch()
     screen = io.StringIO()
     console = Console(file=screen, width=100, highlight=False)
-    folder = quickstart.quickstart(wanted, steps=3, functions=FUNCTIONS, console=console)
+    folder = quickstart.quickstart(wanted, steps=3, measured=MEASURED, asked=ASKED, console=console)
     return folder, screen.getvalue()
 
 
@@ -38,12 +38,14 @@ def test_it_shows_what_changed_and_where_everything_is(done):
     measured = json.loads((folder / "before_after.json").read_text())
     before, after = measured["before"], measured["after"]
     assert after["loss"] < before["loss"]
-    for row in (
-        f"│ loss, nats per token │  {before['loss']:.3f} │ {after['loss']:.3f} │",
-        f"│ ROUGE-L (F1, 0 to 1) │  {before['rouge_l']:.3f} │ {after['rouge_l']:.3f} │",
+    rows = [" ".join(line.split()) for line in shown.splitlines()]
+    for name, key in (
+        ("loss on all, nats per token", "loss"),
+        (f"ROUGE-L on {ASKED} of them (F1, 0 to 1)", "rouge_l"),
     ):
-        assert row in shown
-    assert measured["held_out_functions"] == len(measured["examples"]) == FUNCTIONS
+        assert f"│ {name} │ {before[key]:.3f} │ {after[key]:.3f} │" in rows
+    assert measured["held_out_functions"] == MEASURED
+    assert measured["asked_functions"] == len(measured["examples"]) == ASKED
     for name in ("adapter_model.safetensors", "config.yaml", "metrics.jsonl", "results.json"):
         assert (folder / name).exists()
     assert max(len(line) for line in table_lines(shown)) == 100

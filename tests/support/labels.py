@@ -27,7 +27,7 @@ def store_of(
     truncation: Truncation = "end",
     on_prompt: bool = False,
 ) -> TokenStore:
-    source = open_source(section, "train", tokenizer=using, seed=0)
+    source = open_source(section, "train", tokenizer=using)
     assert source is not None
     return prepare(source, using, Preparation(length, truncation, on_prompt))
 

@@ -28,7 +28,7 @@ def opened(tmp_path, tokenizer):
         path = tmp_path / "mine.py"
         path.write_text(textwrap.dedent(code))
         section = CustomDataset(file=file.format(path), **settings)
-        return open_source(section, split, tokenizer=tokenizer, seed=0)
+        return open_source(section, split, tokenizer=tokenizer)
 
     return open_it
 
@@ -255,7 +255,7 @@ def test_a_missing_file_is_named_with_its_nearest(tmp_path, tokenizer):
     (tmp_path / "custom_data.py").touch()
     section = CustomDataset(file=f"{tmp_path}/custom_dat.py:load")
     with pytest.raises(DataError) as error:
-        open_source(section, "train", tokenizer=tokenizer, seed=0)
+        open_source(section, "train", tokenizer=tokenizer)
     assert str(error.value) == (
         f"--custom_dataset.file={tmp_path}/custom_dat.py: no such file or folder; did you mean "
         f"{tmp_path}/custom_data.py?"
@@ -266,7 +266,7 @@ def test_a_file_that_is_not_python(tmp_path, tokenizer):
     (tmp_path / "data.txt").touch()
     section = CustomDataset(file=f"{tmp_path}/data.txt")
     with pytest.raises(DataError, match=r"data\.txt is no Python file; its name must end in \.py"):
-        open_source(section, "train", tokenizer=tokenizer, seed=0)
+        open_source(section, "train", tokenizer=tokenizer)
 
 
 def test_a_missing_function_lists_those_there(opened, tmp_path):

@@ -36,7 +36,7 @@ def tokenizer(chat_template: str | None) -> Tokenizer:
 
 
 def opened(split, template="{{ messages }}"):
-    return open_source(StdlibDocstringsDataset(), split, tokenizer=tokenizer(template), seed=0)
+    return open_source(StdlibDocstringsDataset(), split, tokenizer=tokenizer(template))
 
 
 @pytest.fixture

@@ -39,28 +39,29 @@ class Measurement:
 
 @dataclass(frozen=True, slots=True)
 class HeldOut:
-    """Functions of modules that training does not see: `count` of `total`, spread over all."""
+    """Functions of modules that training does not see; the loss is that of all of them.
 
-    chats: list[Chat]
-    total: int
+    asked: a sample, spread over all, that the model has to answer.
+    """
 
-    @property
-    def count(self) -> int:
-        return len(self.chats)
+    all: list[Chat]
+    asked: list[Chat]
 
     @property
     def prompts(self) -> list[str]:
-        return [chat.messages[0].content for chat in self.chats]
+        return [chat.messages[0].content for chat in self.asked]
 
     @property
     def references(self) -> list[str]:
-        return [chat.messages[1].content for chat in self.chats]
+        return [chat.messages[1].content for chat in self.asked]
 
 
-def held_out(tokenizer: Tokenizer, count: int) -> HeldOut:
+def held_out(tokenizer: Tokenizer, *, measured: int | None, asked: int) -> HeldOut:
+    """`measured` None: the loss is taken on all there are."""
     source = open_stdlib_docstrings("validation", tokenizer)
     chats = [example for example in source.examples() if isinstance(example, Chat)]
-    return HeldOut(spread(chats, count), len(chats))
+    chats = spread(chats, measured or len(chats))
+    return HeldOut(chats, spread(chats, asked))
 
 
 def spread(items: Sequence[Any], count: int) -> list[Any]:
@@ -81,14 +82,14 @@ def check_rouge() -> None:
 def measure(loaded: Loaded, functions: HeldOut) -> Measurement:
     """The loss of the references, and how near to them the model's own greedy answers are."""
     tokenizer = loaded.tokenizer
-    documents = encode(functions.chats, tokenizer, train_on_prompt=False)
+    documents = encode(functions.all, tokenizer, train_on_prompt=False)
     batch = make_batch(
         documents, numbers=range(len(documents)), pad_id=tokenizer.pad_id, padded=False
     ).to(loaded.model.head_weight.device)
     loss = evaluate(loaded.model, batch.split(_SLICE_TOKENS)).loss
     answers = generate(
         loaded.model,
-        [encode_conversation(chat.messages[:1], tokenizer) for chat in functions.chats],
+        [encode_conversation(chat.messages[:1], tokenizer) for chat in functions.asked],
         max_new_tokens=_ANSWER_TOKENS,
         stop_ids=tokenizer.stop_ids,
     )
@@ -106,15 +107,15 @@ def _rouge_l(references: Sequence[str], answers: Sequence[str]) -> float:
 
 
 def numbers_table(before: Measurement, after: Measurement, functions: HeldOut) -> Table:
-    asked = f"{functions.count} of the {functions.total} held-out functions"
-    table = Table(
-        title=f"{asked}, answers of at most {_ANSWER_TOKENS} tokens", title_justify="left"
-    )
+    count, sample = len(functions.all), len(functions.asked)
+    title = f"{count} held-out functions; answers have at most {_ANSWER_TOKENS} tokens"
+    table = Table(title=title, title_justify="left")
     table.add_column("")
     for name in "before", "after":
         table.add_column(name, justify="right")
-    table.add_row("loss, nats per token", f"{before.loss:.3f}", f"{after.loss:.3f}")
-    table.add_row("ROUGE-L (F1, 0 to 1)", f"{before.rouge_l:.3f}", f"{after.rouge_l:.3f}")
+    table.add_row("loss on all, nats per token", f"{before.loss:.3f}", f"{after.loss:.3f}")
+    rouge = f"ROUGE-L on {sample} of them (F1, 0 to 1)"
+    table.add_row(rouge, f"{before.rouge_l:.3f}", f"{after.rouge_l:.3f}")
     return table
 
 
@@ -128,7 +129,7 @@ def examples_table(
     table.add_column("function", ratio=10, no_wrap=True, overflow="ellipsis")
     for name in "reference", "before", "after":
         table.add_column(name, ratio=6, overflow="fold")
-    for index in spread(range(functions.count), count):
+    for index in spread(range(len(functions.asked)), count):
         table.add_row(
             Text(_code(functions.prompts[index]), no_wrap=True, overflow="ellipsis"),
             Text(functions.references[index]),
@@ -147,7 +148,8 @@ def _code(prompt: str) -> str:
 def as_json(before: Measurement, after: Measurement, functions: HeldOut) -> dict[str, Any]:
     """All that was measured, with every prompt and answer."""
     return {
-        "held_out_functions": functions.count,
+        "held_out_functions": len(functions.all),
+        "asked_functions": len(functions.asked),
         "before": _numbers(before),
         "after": _numbers(after),
         "examples": [

@@ -30,8 +30,8 @@ if TYPE_CHECKING:
 PROG = "llama-recipes quickstart"
 MODEL = "smollm2-135m-instruct"
 STEPS = 60
-FUNCTIONS = 64
-"""Held-out functions that are measured; answering all of them would take as long as training."""
+ASKED = 64
+"""Held-out functions to answer; answering all of them would take as long as training."""
 EXAMPLES = 5
 EXAMPLE_FILE = "example_prompt.txt"
 MEASUREMENTS_FILE = "before_after.json"
@@ -86,7 +86,8 @@ def quickstart(
     wanted: Path,
     *,
     steps: int = STEPS,
-    functions: int = FUNCTIONS,
+    measured: int | None = None,
+    asked: int = ASKED,
     console: Console | None = None,
 ) -> Path:
     """Measure, train, measure again; returns the folder that everything was saved in."""
@@ -110,10 +111,10 @@ def quickstart(
         screen.line(f"{wanted} is taken: everything goes to {folder}.")
 
     base = _load(MODEL)
-    held_out = shown.held_out(base.tokenizer, functions)
+    held_out = shown.held_out(base.tokenizer, measured=measured, asked=asked)
     screen.line(
-        f"Before the training: asking {MODEL} about {held_out.count} functions of modules that"
-        f" are held out ({held_out.total} in all) …"
+        f"Before the training: the loss of {MODEL} on {len(held_out.all)} functions of modules"
+        f" that are held out, and its answers to {len(held_out.asked)} of them …"
     )
     before = shown.measure(base, held_out)
     del base
@@ -122,7 +123,7 @@ def quickstart(
     screen.line(f"Training, as with: llama-recipes train {shlex.join(flags)}")
     finetune(parse(flags, prog=PROG).config, screen)
 
-    screen.line(f"After the training: asking the adapter in {folder} about the same functions …")
+    screen.line(f"After the training: the same with the adapter in {folder} …")
     after = shown.measure(_load(str(folder)), held_out)
     result = json.dumps(shown.as_json(before, after, held_out), indent=2) + "\n"
     publish(folder / MEASUREMENTS_FILE, result.encode())

@@ -38,13 +38,13 @@ def open_splits(
     notify: Callable[[str], None],
 ) -> Splits:
     """Read, tokenise and cache a data set. Raises DataError."""
-    source = open_source(section, "train", tokenizer=tokenizer, seed=seed)
+    source = open_source(section, "train", tokenizer=tokenizer)
     if source is None:
         raise DataError("The data set has no training part.")
     train = prepare(source, tokenizer, how, notify=notify)
     validation = None
     if validate:
-        held_out = open_source(section, "validation", tokenizer=tokenizer, seed=seed)
+        held_out = open_source(section, "validation", tokenizer=tokenizer)
         if held_out is not None:
             validation = prepare(held_out, tokenizer, how, notify=notify)
         elif isinstance(section, FileDataset) and section.validation_fraction:

@@ -25,9 +25,7 @@ if TYPE_CHECKING:
     from llama_recipes.data.tokenizer import Tokenizer
 
 
-def open_source(
-    section: Section, split: Split, *, tokenizer: Tokenizer, seed: int
-) -> Source | None:
+def open_source(section: Section, split: Split, *, tokenizer: Tokenizer) -> Source | None:
     """One part of the data set that `section` describes, its first rows checked.
 
     None: this data set has no part of its own for validation. Raises DataError for data
