@@ -47,7 +47,13 @@ def store_of_lengths(lengths: Sequence[int]) -> TokenStore:
     """Documents in memory, of which only the lengths matter: all of the id 1, all trained."""
     ids = np.ones(sum(lengths), np.int32)
     offsets = np.cumsum([0, *lengths]).astype(np.int64)
-    return TokenStore(ids, ids, offsets, np.asarray(lengths, np.int64) - 1, {"counts": {}})
+    return TokenStore(
+        ids,
+        ids,
+        offsets,
+        np.asarray(lengths, np.int64) - 1,
+        {"counts": {}, "highest_id": int(ids.max(initial=-1))},
+    )
 
 
 def loader(store: TokenStore, **settings) -> Loader:
