@@ -4,7 +4,7 @@ BIN := .venv/bin
 PIP := $(BIN)/pip install --quiet --constraint constraints.txt
 QUICKSTART_OUTPUT ?= quickstart-output
 
-.PHONY: quickstart test lint format docs golden clean
+.PHONY: quickstart test bench lint format docs golden clean
 
 ## Fine-tune a real 135M model on this machine and see the difference
 quickstart: .venv/quickstart
@@ -13,6 +13,10 @@ quickstart: .venv/quickstart
 ## All tests
 test: .venv/dev
 	$(BIN)/pytest
+
+## Speed and memory next to TRL's: writes benchmarks/results.json and the tables made from it
+bench: .venv/bench
+	$(BIN)/python -m benchmarks
 
 ## Style and types
 lint: .venv/dev
@@ -45,6 +49,10 @@ golden: .venv/dev
 
 .venv/dev: .venv/quickstart
 	$(PIP) --editable '.[dev,quickstart,hub]'
+	touch $@
+
+.venv/bench: .venv/quickstart
+	$(PIP) --editable '.[bench,quickstart]'
 	touch $@
 
 clean:

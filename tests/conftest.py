@@ -8,6 +8,8 @@ import hypothesis
 import pytest
 import torch
 
+from llama_recipes.kernels import library
+
 # The same examples in every run: what passes once passes again.
 hypothesis.settings.register_profile("repeatable", derandomize=True)
 hypothesis.settings.load_profile("repeatable")
@@ -20,6 +22,13 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
     """One thread for tiny tensors: on a busy machine several wait for each other ten times over."""
     real = item.get_closest_marker("real_model")
     torch.set_num_threads(_ALL_THREADS if real else 1)
+
+
+@pytest.fixture(autouse=True)
+def _plain_path() -> Iterator[None]:
+    """Every test begins on the plain path; a run enables the kernels for its whole process."""
+    yield
+    library.disable()
 
 
 @pytest.fixture(scope="session", autouse=True)

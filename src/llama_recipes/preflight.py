@@ -17,6 +17,7 @@ from llama_recipes.data.splits import Splits
 from llama_recipes.data.tokenizer import Tokenizer
 from llama_recipes.errors import CheckpointError, ConfigError
 from llama_recipes.export.result import LAST
+from llama_recipes.kernels import library
 from llama_recipes.model.config import LlamaConfig
 from llama_recipes.model.llama import Llama
 from llama_recipes.monitoring.memory import GIB, available_memory_gib
@@ -137,6 +138,26 @@ def compute_dtype(device: torch.device, mixed_precision: bool, screen: Screen) -
         screen.line("This device has no bf16 arithmetic: everything is computed in fp32.")
         return torch.float32
     return torch.bfloat16
+
+
+def use_kernels(device: torch.device, *, required: bool, screen: Screen) -> None:
+    """Compute with our own kernels on a processor; say so where they cannot be had.
+
+    required: raise ConfigError there instead.
+    """
+    if device.type != "cpu":
+        return
+    reason = library.enable()
+    if reason is None:
+        return
+    if required:
+        raise ConfigError(
+            f"--use_fast_kernels was asked for, but there are none: {reason}. Install g++, or leave"
+            " the flag out to compute with PyTorch's own operations, which are slower."
+        )
+    screen.line(
+        f"Computing with PyTorch's own operations, which are slower, for {reason}. Install g++."
+    )
 
 
 def check_memory(model: Llama, loader: Loader, device: torch.device) -> None:

@@ -31,6 +31,7 @@ from llama_recipes.monitoring.results import RESULTS_FILE, summarise
 from llama_recipes.monitoring.run_log import RunLog
 from llama_recipes.monitoring.screen import Screen
 from llama_recipes.parallel.device import choose_device
+from llama_recipes.training.gpu_kernels import speed_up
 from llama_recipes.training.loop import Progress, Run
 from llama_recipes.training.optimizers import make_optimizer
 from llama_recipes.training.precision import set_precision
@@ -51,6 +52,7 @@ def finetune(config: RunConfig, screen: Screen | None = None) -> dict[str, Any]:
     train = config.train_config
     device = choose_device()
     dtype = preflight.compute_dtype(device, train.mixed_precision, screen)
+    preflight.use_kernels(device, required=train.use_fast_kernels, screen=screen)
     model, adapter_names = shape_model(source.config, adapter, dtype)
     check_weights(model, source.tensors, skip=adapter_names)
     tokenizer = load_tokenizer(_tokenizer_path(train, source))
@@ -73,6 +75,8 @@ def finetune(config: RunConfig, screen: Screen | None = None) -> dict[str, Any]:
         patience=train.early_stopping_patience,
     )
     schedule = _make_schedule(train, loader, screen)
+    if train.use_fast_kernels and device.type == "cuda":
+        screen.line(speed_up(model, steps=schedule.total_steps))
     torch.manual_seed(train.seed)
     with RunLog(folder) as log, screen.training(schedule.total_steps):
         run = Run(

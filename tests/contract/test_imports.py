@@ -23,7 +23,7 @@ LAYERS = (
     {"export", "inference", "checkpoint"},
     {"adapters", "data", "monitoring", "parallel", "quantization"},
     {"model", "configs"},
-    {"gguf_metadata"},
+    {"gguf_metadata", "kernels"},
     {"errors"},
 )
 """From top to bottom, by the first part of a module's name below the package."""

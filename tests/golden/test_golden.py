@@ -7,12 +7,15 @@ import json
 import pytest
 
 from golden.make_curve import CURVE, curves
+from llama_recipes.kernels import library
 
 
-def test_the_loss_curves_are_those_on_file(tmp_path):
-    """Within 1e-5 relative: rounding differs from processor to processor."""
+@pytest.mark.parametrize("kernels", [False, True])
+def test_the_loss_curves_are_those_on_file(tmp_path, kernels):
+    """Within 1e-5 relative: rounding differs from processor to processor, and the kernels'."""
     golden = json.loads(CURVE.read_text())
-    found = curves(tmp_path)
+    found = curves(tmp_path, kernels=kernels)
+    assert (library.enabled() is not None) == kernels
     assert found.keys() == golden.keys() == {"full", "lora"}
     for name, losses in golden.items():
         assert len(losses) == 20

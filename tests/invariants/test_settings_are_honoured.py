@@ -10,6 +10,7 @@ import pytest
 from llama_recipes.configs.not_built import NOT_BUILT
 from llama_recipes.configs.section import flag_of
 from llama_recipes.configs.settings import SETTINGS
+from llama_recipes.kernels import build
 from support.inputs import make_inputs
 from support.outcome import Outcome, run
 from support.setting_cases import CASES, LORA, USUAL, Case, code
@@ -41,6 +42,9 @@ WITHOUT_ALTERNATIVE = {
     "lora_config.task_type": "has one value, which adapter_config.json is written with",
 }
 
+OWN_TEST = {"train_config.use_fast_kernels"}
+"""It matters on machines without a compiler alone: test_fast_kernels_are_insisted_on."""
+
 Runner = Callable[..., Outcome]
 
 
@@ -61,7 +65,7 @@ def outcome(tmp_path_factory: pytest.TempPathFactory) -> Runner:
 
 def test_every_setting_has_its_place_here() -> None:
     changed = {case.key for case in CASES}
-    places = [changed, set(NOT_BUILT), set(IDLE), set(WITHOUT_ALTERNATIVE)]
+    places = [changed, set(NOT_BUILT), set(IDLE), set(WITHOUT_ALTERNATIVE), OWN_TEST]
     assert set().union(*places) == set(SETTINGS)
     assert sum(map(len, places)) == len(SETTINGS)
 
@@ -130,3 +134,16 @@ def test_with_the_feature_that_reads_it_the_run_is_refused(key: str, outcome: Ru
     assert refused.code == 2
     assert "is not part of this version yet" in refused.err
     assert not Path(refused.folder).exists()
+
+
+def test_fast_kernels_are_insisted_on(outcome: Runner, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without a compiler a run goes on and says so in one line; with the flag it is refused."""
+    monkeypatch.setattr(build.shutil, "which", lambda name: None)
+    usual = outcome("--seed=7")
+    said = " ".join(usual.out.split())  # lines are broken where the terminal ends
+    assert usual.code == 0
+    assert said.count("no C++ compiler was found (tried g++, c++). Install g++.") == 1, said
+    insisted = outcome("--seed=7", "--use_fast_kernels")
+    assert insisted.code == 2
+    assert "--use_fast_kernels" in insisted.err
+    assert "no C++ compiler was found (tried g++, c++)" in insisted.err

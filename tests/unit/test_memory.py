@@ -90,14 +90,21 @@ def test_the_estimate_grows_with_the_tokens_and_leaves_no_trace():
 
 
 @pytest.mark.parametrize("tied", [True, False])
-def test_without_tokens_it_is_gradients_moments_and_a_chunk_of_logits(tied):
+def test_without_tokens_it_is_gradients_and_moments(tied):
     """12 bytes beside each trained weight, none for the weights themselves."""
     model = tiny_llama(intermediate_size=20_000, tie_word_embeddings=tied).train()
     trained = sum(p.numel() for p in model.parameters())
-    assert step_bytes(model, 0) == pytest.approx(12 * trained + 12 * CHUNK_LOGITS, rel=1e-3)
-    model.requires_grad_(False)
-    model.model.norm.weight.requires_grad_(True)
-    assert step_bytes(model, 0) == pytest.approx(12 * CHUNK_LOGITS, rel=1e-3)
+    assert step_bytes(model, 0) == pytest.approx(12 * trained, rel=1e-3)
+
+
+@pytest.mark.parametrize(("tokens", "logits"), [(10, 10 * 50_000), (2_000, CHUNK_LOGITS)])
+def test_logits_are_counted_for_the_tokens_or_for_a_chunk(tokens, logits):
+    def of(vocab_size):
+        model = tiny_llama(vocab_size=vocab_size).requires_grad_(False)
+        model.model.norm.weight.requires_grad_(True)
+        return step_bytes(model, tokens)
+
+    assert of(50_000) - of(8) == 12 * (logits - tokens * 8)
 
 
 @pytest.mark.parametrize(

@@ -17,6 +17,8 @@ from torch import Tensor, nn
 
 from llama_recipes.configs.peft import LoraConfig
 from llama_recipes.errors import ConfigError
+from llama_recipes.kernels import library
+from llama_recipes.kernels.layers import add_low_rank
 from llama_recipes.model.llama import Linear, Llama
 
 LINEAR_NAMES = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
@@ -35,8 +37,12 @@ class LoraLinear(nn.Module):
         self.dropout = dropout
 
     def forward(self, x: Tensor) -> Tensor:
-        dropped = F.dropout(x, self.dropout, self.training)
-        return self.base(x) + self.scale * self.lora_B(self.lora_A(dropped))  # type: ignore[no-any-return]
+        y, a, b = self.base(x), self.lora_A.weight.to(x.dtype), self.lora_B.weight.to(x.dtype)
+        dropout = self.dropout if self.training else 0.0
+        if library.serves(x, y):
+            return add_low_rank(y, x, a, b, scale=self.scale, dropout=dropout)
+        dropped = F.dropout(x, dropout)
+        return y + self.scale * F.linear(F.linear(dropped, a), b)  # type: ignore[no-any-return]
 
     @torch.no_grad()
     def fused(self) -> Linear:

@@ -16,7 +16,6 @@ NOT_BUILT = {
     "train_config.peft_method": "this kind of adapter",
     "train_config.freeze_layers": "freezing of layers",
     "train_config.save_optimizer": "saving the optimizer's state",
-    "train_config.use_fast_kernels": "a choice of kernels",
     "train_config.use_wandb": "Weights & Biases tracking",
     "train_config.use_tensorboard": "TensorBoard tracking",
     "train_config.save_metrics": "the file of all losses",

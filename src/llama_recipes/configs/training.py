@@ -137,7 +137,9 @@ class TrainConfig(Section):
     use_fp16: bool = Field(default=False, description="Compute in fp16 with loss scaling")
     use_fast_kernels: bool = Field(
         default=False,
-        description="Use the fastest kernels this machine has; results differ by rounding",
+        description="Insist on the fastest kernels: on a processor refuse to train without our "
+        "own, which are used anyway where a C++ compiler is; on a GPU compile the layers of long "
+        "runs, or use Liger Kernel. Results differ by rounding",
     )
     one_gpu: bool = Field(
         default=False, description="Use one device even where several are visible"

@@ -6,12 +6,15 @@ Shapes: N tokens of all documents one after the other, H heads, K key/value head
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from itertools import groupby
+from itertools import accumulate, groupby
 from typing import Protocol
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+
+from llama_recipes.kernels import library, varlen
+from llama_recipes.kernels.attention import document_attention
 
 
 class AttentionFn(Protocol):
@@ -29,8 +32,16 @@ class DocumentAttention:
 
     def __init__(self, lengths: Sequence[int]) -> None:
         self.runs = list(_equal_runs(lengths))
+        self.starts = torch.tensor(list(accumulate(lengths, initial=0)))
+        self.longest = max(lengths, default=0)
 
     def __call__(self, q: Tensor, k: Tensor, v: Tensor, layer: int) -> Tensor:
+        if library.serves(q, k, v):
+            return document_attention(q, k, v, self.starts)
+        if varlen.serves(q):
+            # Moved once, for the first layer: the next ones find it there.
+            self.starts = self.starts.to(q.device, torch.int32)
+            return varlen.document_attention(q, k, v, self.starts, self.longest)
         outputs, start = [], 0
         for count, length in self.runs:
             end = start + count * length

@@ -16,6 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from llama_recipes.kernels import layers, library
 from llama_recipes.model.attention import AttentionFn
 from llama_recipes.model.config import LlamaConfig
 from llama_recipes.model.rope import rotate, rotation_table
@@ -54,11 +55,20 @@ class RMSNorm(nn.Module):
         self.eps = eps
         self.weight = nn.Parameter(torch.empty(size))
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor, branch: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """The residual stream x and what a branch adds to it [N, D] → their sum, and it normalised.
+
+        Both at once, so that a kernel reads and writes them once, in the backward pass too.
+        """
+        weight = self.weight.to(x.dtype)
+        if library.serves(x, branch, weight):
+            return layers.add_norm(x, branch, weight, self.eps)
+        if branch is not None:
+            x = x + branch
         # The mean of squares overflows or loses its small terms in half precision.
         wide = x.float() if x.dtype.itemsize < 4 else x
         normed = wide * torch.rsqrt(wide.square().mean(-1, keepdim=True) + self.eps)
-        return self.weight.to(x.dtype) * normed.to(x.dtype)
+        return x, weight * normed.to(x.dtype)
 
 
 class Attention(nn.Module):
@@ -74,14 +84,19 @@ class Attention(nn.Module):
         self.o_proj = Linear(query_size, config.hidden_size, bias=bias)
 
     def forward(
-        self, x: Tensor, rotation: tuple[Tensor, Tensor], attention: AttentionFn, layer: int
+        self,
+        x: Tensor,
+        rotation: tuple[Tensor, Tensor],
+        attention: AttentionFn,
+        layer: int,
+        rows: Tensor | None = None,
     ) -> Tensor:
         q, k, v = (
             proj(x).unflatten(-1, (-1, self.head_dim))
             for proj in (self.q_proj, self.k_proj, self.v_proj)
         )
-        y = attention(rotate(q, rotation), rotate(k, rotation), v, layer)
-        return self.o_proj(y.flatten(1))  # type: ignore[no-any-return]
+        y = attention(rotate(q, rotation), rotate(k, rotation), v, layer).flatten(1)
+        return self.o_proj(y if rows is None else y[rows])  # type: ignore[no-any-return]
 
 
 class MLP(nn.Module):
@@ -95,7 +110,10 @@ class MLP(nn.Module):
         self.down_proj = Linear(*reversed(sizes), bias=config.mlp_bias)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.down_proj(F.silu(self.gate_proj(x)) * self.up_proj(x))  # type: ignore[no-any-return]
+        gate, up = self.gate_proj(x), self.up_proj(x)
+        fast = library.serves(gate, up)
+        activated = layers.swiglu(gate, up) if fast else F.silu(gate) * up
+        return self.down_proj(activated)  # type: ignore[no-any-return]
 
 
 class DecoderLayer(nn.Module):
@@ -107,9 +125,22 @@ class DecoderLayer(nn.Module):
         self.post_attention_layernorm = RMSNorm(config.hidden_size, config.rms_norm_eps)
         self.mlp = MLP(config)
 
-    def forward(self, x: Tensor, rotation: tuple[Tensor, Tensor], attention: AttentionFn) -> Tensor:
-        x = x + self.self_attn(self.input_layernorm(x), rotation, attention, self.layer)
-        return x + self.mlp(self.post_attention_layernorm(x))  # type: ignore[no-any-return]
+    def forward(
+        self,
+        x: Tensor,
+        branch: Tensor | None,
+        rotation: tuple[Tensor, Tensor],
+        attention: AttentionFn,
+        rows: Tensor | None = None,
+    ) -> tuple[Tensor, Tensor]:
+        """The residual stream and what is still to be added to it, before and after this layer.
+
+        rows: the tokens that are wanted of it, where not all are; all of them are attended to.
+        """
+        x, normed = self.input_layernorm(x, branch)
+        attended = self.self_attn(normed, rotation, attention, self.layer, rows)
+        x, normed = self.post_attention_layernorm(x if rows is None else x[rows], attended)
+        return x, self.mlp(normed)
 
 
 class Decoder(nn.Module):
@@ -136,14 +167,28 @@ class Llama(nn.Module):
         if not config.tie_word_embeddings:
             self.lm_head = Linear(config.hidden_size, config.vocab_size)
 
-    def forward(self, tokens: Tensor, positions: Tensor, attention: AttentionFn) -> Tensor:
-        """Token ids and positions, both [N] → hidden states after the last norm [N, D]."""
+    def forward(
+        self,
+        tokens: Tensor,
+        positions: Tensor,
+        attention: AttentionFn,
+        rows: Tensor | None = None,
+    ) -> Tensor:
+        """Token ids and positions, both [N] → hidden states after the last norm [N, D].
+
+        rows: indices [S] of the tokens whose states are wanted → [S, D]; the last layer's
+        feed-forward part is computed for these alone.
+        """
         x = self.model.embed_tokens(tokens)
         x = x.to(self.compute_dtype or x.dtype)
         rotation = rotation_table(self.config.rope, self.config.head_dim, positions, x.dtype)
-        for layer in self.layers:
-            x = layer(x, rotation, attention)
-        return self.model.norm(x)  # type: ignore[no-any-return]
+        branch = None
+        *lower, last = self.layers
+        for layer in lower:
+            x, branch = layer(x, branch, rotation, attention)
+        x, branch = last(x, branch, rotation, attention, rows)
+        _, normed = self.model.norm(x, branch)
+        return normed  # type: ignore[no-any-return]
 
     @property
     def layers(self) -> list[DecoderLayer]:

@@ -16,8 +16,11 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-CHUNK_LOGITS = 2**24
-"""Logits held at once: 64 MiB in float32, whatever the vocabulary."""
+from llama_recipes.kernels import library
+from llama_recipes.kernels.loss import cross_entropy_
+
+CHUNK_LOGITS = 2**25
+"""Logits held at once: 128 MiB in float32, whatever the vocabulary."""
 
 
 def cross_entropy_sum(hidden: Tensor, head_weight: Tensor, targets: Tensor) -> Tensor:
@@ -39,19 +42,16 @@ class _LinearCrossEntropy(torch.autograd.Function):
         grad_hidden = torch.empty_like(hidden) if need_hidden else None
         grad_weight = torch.zeros_like(head_weight, dtype=wide) if need_weight else None
         loss = torch.zeros((), dtype=wide, device=hidden.device)
-        rows = max(1, CHUNK_LOGITS // weight.shape[0])
+        rows = max(1, min(CHUNK_LOGITS // weight.shape[0], hidden.shape[0]))
+        # One buffer for all chunks: new memory costs as much as a quarter of the product.
+        buffer = hidden.new_empty(rows, weight.shape[0])
         for start in range(0, hidden.shape[0], rows):
             chunk = slice(start, start + rows)
-            target = targets[chunk, None]
-            logits = (hidden[chunk] @ weight.T).to(wide)
-            log_total = logits.logsumexp(dim=-1, keepdim=True)
-            loss += (log_total - logits.gather(1, target)).sum()
-            if grad_hidden is None and grad_weight is None:
-                continue
-            # d loss / d logits = softmax − one-hot, in the memory of the logits.
-            grad = logits.sub_(log_total).exp_()
-            grad.scatter_add_(1, target, torch.full_like(log_total, -1.0))
-            grad = grad.to(hidden.dtype)
+            logits = torch.mm(hidden[chunk], weight.T, out=buffer[: hidden[chunk].shape[0]])
+            losses, grad = _differentiated(
+                logits, targets[chunk], wanted=need_hidden or need_weight
+            )
+            loss += losses.sum()
             if grad_hidden is not None:
                 grad_hidden[chunk] = grad @ weight
             if grad_weight is not None:
@@ -71,3 +71,20 @@ class _LinearCrossEntropy(torch.autograd.Function):
         if grad_weight is not None:
             grad_weight = (grad_weight * scale).to(ctx.weight_dtype)
         return grad_hidden, grad_weight, None
+
+
+def _differentiated(logits: Tensor, targets: Tensor, *, wanted: bool) -> tuple[Tensor, Tensor]:
+    """Losses [S] of logits [S, V], and their derivative where it is wanted: softmax − one-hot.
+
+    The logits' memory is used for it.
+    """
+    if library.serves(logits):
+        return cross_entropy_(logits, targets, differentiate=wanted), logits
+    dtype = logits.dtype
+    logits = logits.to(torch.promote_types(dtype, torch.float32))
+    log_total = logits.logsumexp(dim=-1, keepdim=True)
+    losses = log_total - logits.gather(1, targets[:, None])
+    if wanted:
+        logits.sub_(log_total).exp_()
+        logits.scatter_add_(1, targets[:, None], torch.full_like(log_total, -1.0))
+    return losses, logits.to(dtype)

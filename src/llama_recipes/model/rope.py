@@ -10,6 +10,7 @@ import math
 import torch
 from torch import Tensor
 
+from llama_recipes.kernels import layers, library
 from llama_recipes.model.config import RopeConfig
 
 
@@ -69,5 +70,7 @@ def rotation_table(
 def rotate(x: Tensor, table: tuple[Tensor, Tensor]) -> Tensor:
     """Rotate queries or keys [N, H, d] by their positions."""
     cosines, sines = table
+    if library.serves(x, cosines, sines):
+        return layers.rotate(x, cosines, sines)
     first, second = x.chunk(2, dim=-1)
     return x * cosines + torch.cat((-second, first), dim=-1) * sines

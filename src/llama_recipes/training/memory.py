@@ -31,7 +31,7 @@ def step_bytes(model: Llama, tokens: int) -> int:
     few, more = (_saved_bytes(model, count) for count in _PROBE_TOKENS)
     per_token = (more - few) / (_PROBE_TOKENS[1] - _PROBE_TOKENS[0])
     fixed = few - per_token * _PROBE_TOKENS[0]
-    logits = 3 * 4 * CHUNK_LOGITS
+    logits = 3 * 4 * min(CHUNK_LOGITS, tokens * model.config.vocab_size)
     return round(optimizer + fixed + _TRANSIENT * per_token * tokens + logits)
 
 

@@ -33,8 +33,9 @@ class StepResult:
 
 def batch_loss(model: Llama, batch: Batch) -> Tensor:
     """Summed loss of a batch in nats; the head sees supervised tokens only."""
-    hidden = model(batch.tokens, batch.positions, DocumentAttention(batch.spans))
-    return cross_entropy_sum(hidden[batch.supervised], model.head_weight, batch.targets)
+    attention = DocumentAttention(batch.spans)
+    hidden = model(batch.tokens, batch.positions, attention, batch.supervised)
+    return cross_entropy_sum(hidden, model.head_weight, batch.targets)
 
 
 def train_step(

@@ -12,7 +12,7 @@ import torch
 from llama_recipes.data.batching import Row
 from llama_recipes.data.loader import Batch, Loader
 
-SLICE_TOKENS = 2048
+SLICE_TOKENS = 1024
 """Tokens that go through the model at a time on a CPU.
 
 Documents are independent, so a micro-batch computed in slices gives the same update; larger slices

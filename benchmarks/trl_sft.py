@@ -1,0 +1,136 @@
+"""One measured run of TRL's SFTTrainer, in a process of its own: `python -m benchmarks.trl_sft`.
+
+What is not named in `train` is TRL's own default: AdamW in a fused kernel, gradients clipped at 1,
+gradient checkpointing, bf16 autocast over fp32 weights.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from dataclasses import asdict, dataclass
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+from benchmarks.bench import CONTEXT, Bench
+from benchmarks.contenders import Contender
+from benchmarks.ours import LORA_ALPHA, LORA_DROPOUT, LORA_RANK
+from benchmarks.run import Run
+
+
+@dataclass(frozen=True)
+class Job:
+    """What is trained, and how much of it.
+
+    file: rows of messages, in the order in which a contender that groups by length takes them.
+    rows, accumulation: rows of a micro-batch, micro-batches of an optimizer step.
+    save_to: a folder for the adapter; empty: nothing is saved.
+    """
+
+    file: str
+    adapter: bool
+    steps: int
+    rows: int
+    accumulation: int
+    bf16: bool
+    lr: float = 1e-4
+    save_to: str = ""
+
+
+def run(bench: Bench, job: Job, contender: Contender) -> Run:
+    content = {
+        "job": asdict(job),
+        "contender": asdict(contender),
+        "model": str(bench.model),
+        "output_dir": str(bench.new_path("trl")),
+    }
+    command = [sys.executable, "-m", "benchmarks.trl_sft", json.dumps(content)]
+    ended = bench.spawn(command, name="trl")
+    return Run(**json.loads(ended.output), peak_gib=ended.peak_gib)
+
+
+def train(job: Job, contender: Contender, *, model: str, output_dir: str) -> dict[str, Any]:
+    """Tokens and seconds of every step. Only documents are counted, no padding."""
+    from datasets import Dataset
+    from peft import LoraConfig
+    from transformers import TrainerCallback
+    from trl.trainer.sft_config import SFTConfig
+    from trl.trainer.sft_trainer import SFTTrainer
+
+    with Path(job.file).open(encoding="utf-8") as file:
+        chats = [json.loads(line)["messages"] for line in file]
+    # Prompt and completion apart: TRL then takes the loss on the completion alone.
+    rows = Dataset.from_list([{"prompt": chat[:-1], "completion": chat[-1:]} for chat in chats])
+
+    tokens, ends = [0], []
+
+    class Trainer(SFTTrainer):  # type: ignore[misc, unused-ignore]
+        def compute_loss(self, model: Any, inputs: Any, *args: Any, **kwargs: Any) -> Any:
+            mask = inputs.get("attention_mask")  # none where rows are packed, for they are full
+            tokens[-1] += inputs["input_ids"].numel() if mask is None else int(mask.sum())
+            compute: Any = super().compute_loss
+            return compute(model, inputs, *args, **kwargs)
+
+    class Clock(TrainerCallback):  # type: ignore[misc, unused-ignore]
+        def on_train_begin(self, *args: Any, **kwargs: Any) -> None:
+            ends.append(time.perf_counter())
+
+        def on_step_end(self, *args: Any, **kwargs: Any) -> None:
+            ends.append(time.perf_counter())
+            tokens.append(0)
+
+    # Packing fills rows with several documents each: a full row stands for about four of them.
+    per_row = 4 if contender.packing else 1
+    trainer = Trainer(
+        model=model,
+        args=SFTConfig(
+            output_dir=output_dir,
+            max_length=CONTEXT,
+            packing=contender.packing,
+            per_device_train_batch_size=max(1, job.rows // per_row),
+            gradient_accumulation_steps=job.accumulation,
+            gradient_checkpointing=contender.checkpointing,
+            train_sampling_strategy="sequential" if contender.grouped else "random",
+            model_init_kwargs={"dtype": "bfloat16"} if contender.bf16_weights else None,
+            bf16=job.bf16,
+            max_steps=job.steps,
+            learning_rate=job.lr,
+            lr_scheduler_type="constant",
+            use_cpu=True,
+            report_to="none",
+            save_strategy="no",
+        ),
+        train_dataset=rows,
+        peft_config=_lora(LoraConfig) if job.adapter else None,
+        callbacks=[Clock()],
+    )
+    trainer.train()
+    if job.save_to:
+        trainer.save_model(job.save_to)
+    seconds = [end - start for start, end in pairwise(ends)]
+    return {"tokens": tokens[: len(seconds)], "seconds": seconds}
+
+
+def _lora(config: Any) -> Any:
+    return config(
+        r=LORA_RANK,
+        lora_alpha=LORA_ALPHA,
+        lora_dropout=LORA_DROPOUT,
+        target_modules=["q_proj", "v_proj"],
+        task_type="CAUSAL_LM",
+    )
+
+
+def _main(content: dict[str, Any]) -> dict[str, Any]:
+    return train(
+        Job(**content["job"]),
+        Contender(**content["contender"]),
+        model=content["model"],
+        output_dir=content["output_dir"],
+    )
+
+
+if __name__ == "__main__":
+    print(json.dumps(_main(json.loads(sys.argv[1]))))
