@@ -15,7 +15,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from benchmarks import flat, preparation, quality, speed, start
+from benchmarks import flat, long, preparation, quality, speed, start
 from benchmarks.bench import Bench
 from benchmarks.documents import GSM8K
 from benchmarks.measure import BenchmarkError
@@ -27,11 +27,12 @@ SECTIONS: Mapping[str, Callable[[Bench], dict[str, Any]]] = {
     "full": partial(speed.measure, adapter=False),
     "quality": quality.measure,
     "start": start.measure,
+    "long": long.measure,
     "contexts": flat.contexts,
     "sizes": flat.sizes,
     "preparation": preparation.measure,
 }
-_WITH_TRL = {"lora", "full", "quality"}
+_WITH_TRL = {"lora", "full", "quality", "long"}
 _WITHOUT_GSM8K = {"preparation"}
 
 

@@ -126,6 +126,18 @@ def _start_rows(section: Section) -> Iterator[Row]:
     )
 
 
+def _long_rows(section: Section) -> Iterator[Row]:
+    title = "LoRA, a document of 4,096 tokens a step"
+    yield Row(
+        f"{title}: tokens per second, ours ÷ TRL's default",
+        ratios(_rates(section, "ours"), _rates(section, "default")),
+    )
+    yield Row(
+        f"{title}: peak memory, ours ÷ TRL's default",
+        ratios(_peaks(section, "ours"), _peaks(section, "default")),
+    )
+
+
 def _context_rows(section: Section) -> Iterator[Row]:
     yield from _flat_rows(section, "1024", lambda key: f"Rows of {int(key):,} tokens")
     highest_to_lowest = [max(rates) / min(rates) for rates in zip(*_by_key(section), strict=True)]
@@ -239,6 +251,7 @@ ROWS: Mapping[str, Callable[[Section], Iterator[Row]]] = {
     "full": _full_rows,
     "quality": _quality_rows,
     "start": _start_rows,
+    "long": _long_rows,
     "contexts": _context_rows,
     "sizes": _size_rows,
     "preparation": _preparation_rows,

@@ -35,6 +35,7 @@ class Job:
     rows: int
     accumulation: int
     bf16: bool
+    context: int = CONTEXT
     lr: float = 1e-4
     save_to: str = ""
 
@@ -87,7 +88,7 @@ def train(job: Job, contender: Contender, *, model: str, output_dir: str) -> dic
         model=model,
         args=SFTConfig(
             output_dir=output_dir,
-            max_length=CONTEXT,
+            max_length=job.context,
             packing=contender.packing,
             per_device_train_batch_size=max(1, job.rows // per_row),
             gradient_accumulation_steps=job.accumulation,

@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from llama_recipes.kernels import library
+from support.kernels import enable
 
 # The same examples in every run: what passes once passes again.
 hypothesis.settings.register_profile("repeatable", derandomize=True)
@@ -29,6 +30,13 @@ def _plain_path() -> Iterator[None]:
     """Every test begins on the plain path; a run enables the kernels for its whole process."""
     yield
     library.disable()
+
+
+@pytest.fixture(params=["plain", "kernels"])
+def either_path(request: pytest.FixtureRequest) -> None:
+    """For tests of what must hold on the plain path and with the kernels alike."""
+    if request.param == "kernels":
+        enable()
 
 
 @pytest.fixture(scope="session", autouse=True)

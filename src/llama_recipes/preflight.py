@@ -165,7 +165,7 @@ def check_memory(model: Llama, loader: Loader, device: torch.device) -> None:
     available = available_memory_gib(device)
     if available is None:
         return
-    needed = step_bytes(model, largest_slice(loader, device)) / GIB
+    needed = step_bytes(model, largest_slice(loader, device, model.dtype)) / GIB
     if needed > available:
         raise ConfigError(
             f"A step needs about {needed:.1f} GiB beside the weights, and {available:.1f} GiB are"

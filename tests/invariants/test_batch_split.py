@@ -22,6 +22,7 @@ from llama_recipes.model.llama import Llama
 from llama_recipes.training.step import StepResult, batch_loss, train_step
 from llama_recipes.training.windows import windows
 from support.documents import loader, random_documents, stored, untrained
+from support.kernels import enable
 from support.tiny import tiny_llama, transformers_twin
 
 LENGTHS = [9, 3, 20, 2, 14, 5, 31, 8]
@@ -55,9 +56,9 @@ def oracle(store: TokenStore, numbers: Sequence[int]) -> Update:
     return (total / supervised).item(), {k: p.grad for k, p in model.named_parameters()}
 
 
-def update(batches: Sequence[Batch], step: Step) -> Update:
+def update(batches: Sequence[Batch], step: Step, dtype: torch.dtype) -> Update:
     """One real step: with SGD and a rate of 1 the change is the gradient."""
-    model = tiny_llama(dtype=torch.float64)
+    model = tiny_llama(dtype=dtype)
     before = {k: p.detach().clone() for k, p in model.named_parameters()}
     result = step(model, batches, SGD(model.parameters(), lr=1.0))
     assert result is not None
@@ -76,7 +77,13 @@ def distance(
 
 
 def largest_distance(
-    store: TokenStore, *, accumulation: int, slices: int | None, step: Step = train_step, **settings
+    store: TokenStore,
+    *,
+    accumulation: int,
+    slices: int | None,
+    step: Step = train_step,
+    dtype: torch.dtype = torch.float64,
+    **settings,
 ) -> float:
     """Of all steps of one epoch, each against the oracle for the documents it holds."""
     found, seen = [], []
@@ -86,7 +93,7 @@ def largest_distance(
         parts = window.batches
         if slices is not None:
             parts = [part for batch in parts for part in batch.split(slices)]
-        found.append(distance(update(parts, step), oracle(store, numbers)))
+        found.append(distance(update(parts, step, dtype), oracle(store, numbers)))
     assert sorted(seen) == list(range(len(store)))
     return max(found)
 
@@ -155,6 +162,23 @@ def test_the_oracle_is_transformers(store):
     for key, parameter in twin.named_parameters():
         error = (parameter.grad - gradients[key]).abs().max() / gradients[key].abs().max()
         assert error <= 1e-5, (key, error.item())
+
+
+@pytest.mark.parametrize("strategy", ["packing", "padding"])
+@pytest.mark.parametrize("slices", [None, 20])
+@pytest.mark.parametrize(("batch_size", "accumulation"), CUTS)
+def test_the_kernels_make_the_same_update(store, strategy, batch_size, accumulation, slices):
+    """They compute in float32: its rounding, of weights of which the update is subtracted too."""
+    enable()
+    error = largest_distance(
+        store,
+        strategy=strategy,
+        batch_size=batch_size,
+        accumulation=accumulation,
+        slices=slices,
+        dtype=torch.float32,
+    )
+    assert error <= 2e-5
 
 
 def mean_of_micro_batch_means(

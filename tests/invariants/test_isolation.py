@@ -16,6 +16,8 @@ from llama_recipes.model.loss import cross_entropy_sum
 from support.documents import PAD, document, random_documents
 from support.tiny import TINY, tiny_llama
 
+pytestmark = pytest.mark.usefixtures("either_path")
+
 LENGTHS = [7, 1, 12, 12, 1, 1, 5]
 """One-token documents among others; neighbours of equal length, which attention takes together."""
 

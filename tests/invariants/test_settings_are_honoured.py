@@ -139,11 +139,11 @@ def test_with_the_feature_that_reads_it_the_run_is_refused(key: str, outcome: Ru
 def test_fast_kernels_are_insisted_on(outcome: Runner, monkeypatch: pytest.MonkeyPatch) -> None:
     """Without a compiler a run goes on and says so in one line; with the flag it is refused."""
     monkeypatch.setattr(build.shutil, "which", lambda name: None)
-    usual = outcome("--seed=7")
+    usual = outcome("", again=True)
     said = " ".join(usual.out.split())  # lines are broken where the terminal ends
     assert usual.code == 0
     assert said.count("no C++ compiler was found (tried g++, c++). Install g++.") == 1, said
-    insisted = outcome("--seed=7", "--use_fast_kernels")
+    insisted = outcome("--use_fast_kernels", again=True)
     assert insisted.code == 2
     assert "--use_fast_kernels" in insisted.err
     assert "no C++ compiler was found (tried g++, c++)" in insisted.err

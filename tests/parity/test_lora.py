@@ -26,6 +26,8 @@ from llama_recipes.training.optimizers import make_optimizer
 from support.adapted import lora, saved
 from support.tiny import TINY, tiny_llama, transformers_twin
 
+pytestmark = pytest.mark.usefixtures("either_path")
+
 CPU = torch.device("cpu")
 TOKENS = torch.randint(0, TINY.vocab_size, (60,), generator=torch.Generator().manual_seed(7))
 SETTINGS = {

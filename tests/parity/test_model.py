@@ -11,6 +11,8 @@ from llama_recipes.model.config import RopeConfig
 from llama_recipes.model.loss import cross_entropy_sum
 from support.tiny import tiny_llama, transformers_twin
 
+pytestmark = pytest.mark.usefixtures("either_path")
+
 LLAMA3_SCALING = {
     "rope_type": "llama3",
     "factor": 8.0,

@@ -19,11 +19,13 @@ from llama_recipes.monitoring.memory import (
     peak_memory_gib,
 )
 from llama_recipes.training.memory import step_bytes
-from llama_recipes.training.windows import SLICE_TOKENS, largest_slice
+from llama_recipes.training.windows import largest_slice, slice_tokens
 from support.documents import loader, store_of_lengths
 from support.tiny import tiny_llama
 
 CPU = torch.device("cpu")
+FP32 = torch.float32
+SLICE = slice_tokens(FP32)
 
 MEASURE = """
 import json, sys
@@ -113,20 +115,20 @@ def test_logits_are_counted_for_the_tokens_or_for_a_chunk(tokens, logits):
         ([100, 7, 30], {"strategy": "packing", "context_length": 512, "batch_size": 4}, 137),
         ([100, 7, 30], {"strategy": "packing", "context_length": 100, "batch_size": 1}, 100),
         ([100, 7, 30], {"strategy": "padding", "context_length": 2048, "batch_size": 4}, 300),
-        ([900] * 4, {"strategy": "packing", "context_length": 2048, "batch_size": 4}, SLICE_TOKENS),
+        ([400] * 4, {"strategy": "packing", "context_length": 2048, "batch_size": 4}, SLICE),
         ([3000], {"strategy": "packing", "context_length": 4096, "batch_size": 4}, 3000),
     ],
 )
 def test_the_largest_slice_is_known_before_the_first_step(lengths, settings, expected):
     of = loader(store_of_lengths(lengths), **settings)
-    assert largest_slice(of, CPU) == expected
-    parts = [part for batch in of.batches(0) for part in batch.split(SLICE_TOKENS)]
+    assert largest_slice(of, CPU, FP32) == expected
+    parts = [part for batch in of.batches(0) for part in batch.split(SLICE)]
     assert max(sum(part.spans) for part in parts) <= expected
 
 
 def test_a_document_longer_than_a_slice_is_the_largest():
     of = loader(store_of_lengths([6000, 7]), context_length=8192, batch_size=2)
-    assert largest_slice(of, CPU) == 6000
+    assert largest_slice(of, CPU, FP32) == 6000
 
 
 def test_memory_of_this_machine():
@@ -178,4 +180,4 @@ def test_on_a_gpu_a_small_data_set_asks_for_little():
     of = loader(
         store_of_lengths([100, 7, 30]), strategy="packing", context_length=4096, batch_size=4
     )
-    assert largest_slice(of, torch.device("cuda")) == 137
+    assert largest_slice(of, torch.device("cuda"), FP32) == 137

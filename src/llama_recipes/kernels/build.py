@@ -15,6 +15,7 @@ from tempfile import TemporaryDirectory
 import torch
 from platformdirs import user_cache_path
 
+CPUINFO = Path("/proc/cpuinfo")
 NATIVE = Path(__file__).parent / "native"
 _COMPILERS = ("g++", "c++")
 
@@ -55,7 +56,7 @@ class BuildError(Exception):
 def supported_instruction_sets() -> list[str]:
     """Those that this processor has, the best first; `plain` runs everywhere."""
     try:
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines()
+        lines = CPUINFO.read_text(encoding="utf-8", errors="replace").splitlines()
     except OSError:
         lines = []
     flags = {flag for line in lines[:100] if line.startswith("flags") for flag in line.split()}

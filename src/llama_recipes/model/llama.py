@@ -179,8 +179,7 @@ class Llama(nn.Module):
         rows: indices [S] of the tokens whose states are wanted → [S, D]; the last layer's
         feed-forward part is computed for these alone.
         """
-        x = self.model.embed_tokens(tokens)
-        x = x.to(self.compute_dtype or x.dtype)
+        x = self.model.embed_tokens(tokens).to(self.dtype)
         rotation = rotation_table(self.config.rope, self.config.head_dim, positions, x.dtype)
         branch = None
         *lower, last = self.layers
@@ -189,6 +188,11 @@ class Llama(nn.Module):
         x, branch = last(x, branch, rotation, attention, rows)
         _, normed = self.model.norm(x, branch)
         return normed  # type: ignore[no-any-return]
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """What activations are computed in."""
+        return self.compute_dtype or self.model.embed_tokens.weight.dtype
 
     @property
     def layers(self) -> list[DecoderLayer]:

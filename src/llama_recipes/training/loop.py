@@ -99,7 +99,7 @@ class Run:
         clip_norm = self.config.gradient_clipping_threshold
         result = train_step(
             self.model,
-            list(on_device(window.batches, self.device)),
+            list(on_device(window.batches, self.device, self.model.dtype)),
             self.optimizer,
             clip_norm=clip_norm if self.config.gradient_clipping else None,
         )
@@ -151,7 +151,7 @@ class Run:
             self.selection.offer(step, None)
             return
         batches = islice(self.eval_loader.batches(0), self.config.max_eval_step or None)
-        result = evaluate(self.model, on_device(batches, self.device))
+        result = evaluate(self.model, on_device(batches, self.device, self.model.dtype))
         self.progress.eval_losses.append(result.loss)
         self.log.write(
             {

@@ -137,7 +137,12 @@ void rotate(const T* x, const T* cosines, const T* sines, T* out, long tokens, l
         }
 }
 
-INLINE Vec sigmoid(Vec x) { return 1.0f / (1.0f + exp2_of<6>(x * -LOG2_E)); }
+INLINE Vec sigmoid(Vec x) {
+    Vec power = x * -LOG2_E;
+    // Beyond, the power is no float; the result is 0 to float32 long before.
+    power = choose(power > splat(126.0f), splat(126.0f), power);
+    return 1.0f / (1.0f + exp2_of<6>(power));
+}
 
 // As `for_each`, with the last numbers in a vector that is filled up with zeros.
 template <class T, class Body>
