@@ -14,7 +14,7 @@ from llama_recipes.configs.settings import SECTIONS, SETTINGS
 from llama_recipes.configs.table import settings_table
 
 LIMIT_SECONDS = 0.3
-TRIES = 3
+TRIES = 20
 
 COMMANDS = {
     "llama-recipes --help": "from llama_recipes.cli.main import main; sys.exit(main(['--help']))",
@@ -55,6 +55,8 @@ def test_it_answers_before_one_notices(command: str) -> None:
         answer = run(f"import sys; {COMMANDS[command]}")
         fastest = min(fastest, children_seconds() - before)
         assert answer.returncode == 0, answer.stderr
+        if fastest < LIMIT_SECONDS:  # the others of a busy machine's tries say nothing about us
+            break
     assert fastest < LIMIT_SECONDS
 
 
