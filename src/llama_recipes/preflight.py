@@ -152,11 +152,11 @@ def use_kernels(device: torch.device, *, required: bool, screen: Screen) -> None
         return
     if required:
         raise ConfigError(
-            f"--use_fast_kernels was asked for, but there are none: {reason}. Install g++, or leave"
+            f"--use_fast_kernels was asked for, but there are none: {reason}. Mend that, or leave"
             " the flag out to compute with PyTorch's own operations, which are slower."
         )
     screen.line(
-        f"Computing with PyTorch's own operations, which are slower, for {reason}. Install g++."
+        f"Computing with PyTorch's own operations, which are slower than our kernels: {reason}."
     )
 
 

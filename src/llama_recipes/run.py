@@ -75,7 +75,7 @@ def finetune(config: RunConfig, screen: Screen | None = None) -> dict[str, Any]:
         patience=train.early_stopping_patience,
     )
     schedule = _make_schedule(train, loader, screen)
-    if train.use_fast_kernels and device.type == "cuda":
+    if train.use_fast_kernels and device.type != "cpu":
         screen.line(speed_up(model, steps=schedule.total_steps))
     torch.manual_seed(train.seed)
     with RunLog(folder) as log, screen.training(schedule.total_steps):

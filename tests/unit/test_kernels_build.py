@@ -53,7 +53,7 @@ def test_another_compiler_or_source_is_another_library(cache, monkeypatch):
 
 def test_without_a_compiler_the_reason_is_named(monkeypatch):
     monkeypatch.setattr(build.shutil, "which", lambda name: None)
-    assert library.enable() == "no C++ compiler was found (tried g++, c++)"
+    assert library.enable() == "no C++ compiler was found (tried g++, c++; install g++)"
     assert library.enabled() is None
     assert not library.serves(torch.ones(2))
 

@@ -33,6 +33,7 @@ import torch
 from llama_recipes.adapters.lora import add_lora, initialise_lora
 from llama_recipes.configs.peft import LoraConfig
 from llama_recipes.data.loader import make_batch
+from llama_recipes.kernels import library
 from llama_recipes.monitoring.memory import GIB, peak_memory_gib
 from llama_recipes.training.memory import step_bytes
 from llama_recipes.training.optimizers import make_optimizer
@@ -42,6 +43,8 @@ from support.tiny import tiny_llama
 
 torch.set_num_threads(1)
 kind, tokens = sys.argv[1], int(sys.argv[2])
+if sys.argv[3] == "kernels":
+    library.enable()
 model = tiny_llama(
     vocab_size=8000, hidden_size=256, intermediate_size=640, num_hidden_layers=8, head_dim=64,
     max_position_embeddings=4096,
@@ -62,14 +65,15 @@ print(json.dumps([said, (peak - before) * GIB]))
 """
 
 
+@pytest.mark.parametrize("path", ["plain", "kernels"])
 @pytest.mark.parametrize(("kind", "tokens"), [("full", 2048), ("lora", 2048)])
-def test_a_step_takes_about_what_was_said(kind, tokens):
+def test_a_step_takes_about_what_was_said(kind, tokens, path):
     """From 0.8 of the measured peak, so that it is no surprise, to 1.6, so that little is refused.
 
     In a process of its own: the kernel's counter of the peak is never reset.
     """
     done = subprocess.run(
-        [sys.executable, "-c", MEASURE, kind, str(tokens)],
+        [sys.executable, "-c", MEASURE, kind, str(tokens), path],
         capture_output=True,
         text=True,
         check=True,

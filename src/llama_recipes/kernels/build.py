@@ -50,7 +50,7 @@ _ARITHMETIC = ("-fno-math-errno", "-fno-trapping-math")
 
 
 class BuildError(Exception):
-    """Why there are no kernels, as a clause: "no C++ compiler was found (tried g++, c++)"."""
+    """Why there are no kernels, as a clause that also says what helps."""
 
 
 def supported_instruction_sets() -> list[str]:
@@ -67,7 +67,7 @@ def build(instruction_set: str) -> Path:
     """The compiled library, from the cache where it is there. Raises BuildError."""
     compiler = next((path for name in _COMPILERS if (path := shutil.which(name))), None)
     if compiler is None:
-        raise BuildError(f"no C++ compiler was found (tried {', '.join(_COMPILERS)})")
+        raise BuildError(f"no C++ compiler was found (tried {', '.join(_COMPILERS)}; install g++)")
     command = [compiler, *_OPTIONS, *_ARITHMETIC, *_instructions(instruction_set)]
     sources = sorted(NATIVE.glob("*.cpp"))
     digest = hashlib.sha256(repr([*command, _version(compiler), *_openmp()]).encode())

@@ -1,7 +1,7 @@
 """What `use_fast_kernels` adds on a GPU: compiled layers, or Liger's kernels in short runs.
 
 Not measured yet. On a processor `llama_recipes.kernels` does this work, and nothing is compiled at
-run time: there would be no glue left to fuse.
+run time.
 """
 
 from __future__ import annotations

@@ -68,14 +68,3 @@ INLINE void store_rows(float* panel, long row, Vec first, Vec second) {
 INLINE void store_rows(bf16* panel, long row, Vec first, Vec second) {
     store((float*)panel + row / 2 * PANEL, pair(first, second));
 }
-
-// The panels of B = X (depth: rows of X): 16 columns make a panel of `rows` steps.
-template <class T>
-INLINE void pack_straight(T* panels, const T* x, long rows, long width) {
-    for (long column = 0; column < width; column += LANES) {
-        T* panel = panels + column / PANEL * rows * PANEL + column % PANEL * GROUP<T>;
-        for (long row = 0; row < rows; row += 2)
-            store_rows(panel, row, load(x + row * width + column),
-                       load(x + (row + 1) * width + column));
-    }
-}
