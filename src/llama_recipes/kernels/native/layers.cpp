@@ -7,25 +7,33 @@
 
 namespace {
 
-// body(at) for whole vectors, then tail(at) for the numbers that fill none.
-template <class Body, class Tail>
-INLINE void for_each(long count, const Body& body, const Tail& tail) {
+// body(at, size) for whole vectors of LANES numbers, then for what is left.
+template <class Body>
+INLINE void for_each(long count, const Body& body) {
     long at = 0;
-    for (; at + LANES <= count; at += LANES) body(at);
-    for (; at < count; at++) tail(at);
+    for (; at + LANES <= count; at += LANES) body(at, LANES);
+    if (at < count) body(at, count - at);
+}
+
+// The first numbers of a vector, zeros behind them.
+template <class T>
+INLINE Vec load_some(const T* from, long count) {
+    if (count == LANES) return load(from);
+    Vec v = {};
+    for (long i = 0; i < count; i++) v[i] = widen(from[i]);
+    return v;
+}
+
+template <class T>
+INLINE void store_some(T* to, Vec v, long count) {
+    if (count == LANES) return store(to, v);
+    for (long i = 0; i < count; i++) narrow(to + i, v[i]);
 }
 
 // As stored and read again.
 template <class T>
 INLINE Vec as_stored(Vec v) {
     return sizeof(T) == 4 ? v : (Vec)(rounded(v) & 0xffff0000u);
-}
-
-template <class T>
-INLINE float as_stored(float value) {
-    T stored;
-    narrow(&stored, value);
-    return widen(stored);
 }
 
 // total = x + branch (without a branch x is read as it is), out = total / rms(total) * weight.
@@ -35,30 +43,26 @@ void norm_forward(const T* x, const T* branch, const T* weight, T* total, T* out
 #pragma omp parallel for num_threads(threads) schedule(static)
     for (long token = 0; token < tokens; token++) {
         const T *row = x + token * size, *added = branch + token * size;
-        Vec squares = {};
-        float rest = 0;
         if (branch) {
             T* sums = total + token * size;
-            for_each(
-                size,
-                [&](long at) { store(sums + at, load(row + at) + load(added + at)); },
-                [&](long at) { narrow(sums + at, widen(row[at]) + widen(added[at])); });
+            for_each(size, [&](long at, long count) {
+                Vec both = load_some(row + at, count) + load_some(added + at, count);
+                store_some(sums + at, both, count);
+            });
             row = sums;
         }
-        for_each(
-            size, [&](long at) { squares += load(row + at) * load(row + at); },
-            [&](long at) { rest += widen(row[at]) * widen(row[at]); });
-        const float inverse = 1 / __builtin_sqrtf((sum(squares) + rest) / size + eps);
+        Vec squares = {};
+        for_each(size, [&](long at, long count) {
+            Vec v = load_some(row + at, count);
+            squares += v * v;
+        });
+        const float inverse = 1 / __builtin_sqrtf(sum(squares) / size + eps);
         inverse_rms[token] = inverse;
         T* to = out + token * size;
-        for_each(
-            size,
-            [&](long at) {
-                store(to + at, as_stored<T>(load(row + at) * inverse) * load(weight + at));
-            },
-            [&](long at) {
-                narrow(to + at, as_stored<T>(widen(row[at]) * inverse) * widen(weight[at]));
-            });
+        for_each(size, [&](long at, long count) {
+            Vec normed = as_stored<T>(load_some(row + at, count) * inverse);
+            store_some(to + at, normed * load_some(weight + at, count), count);
+        });
     }
 }
 
@@ -76,34 +80,22 @@ void norm_backward(const T* grad_out, const T* grad_total, const T* total, const
             const T *grad = grad_out + token * size, *row = total + token * size;
             const float inverse = inverse_rms[token];
             Vec products = {};
-            float rest = 0;
-            for_each(
-                size,
-                [&](long at) { products += load(grad + at) * load(weight + at) * load(row + at); },
-                [&](long at) { rest += widen(grad[at]) * widen(weight[at]) * widen(row[at]); });
-            const float slope = (sum(products) + rest) / size * inverse * inverse * inverse;
+            for_each(size, [&](long at, long count) {
+                products += load_some(grad + at, count) * load_some(weight + at, count) *
+                            load_some(row + at, count);
+            });
+            const float slope = sum(products) / size * inverse * inverse * inverse;
             T* to = grad_x + token * size;
             const T* direct = grad_total ? grad_total + token * size : nullptr;
-            for_each(
-                size,
-                [&](long at) {
-                    Vec value = load(grad + at) * load(weight + at) * inverse - load(row + at) * slope;
-                    store(to + at, direct ? value + load(direct + at) : value);
-                },
-                [&](long at) {
-                    float value = widen(grad[at]) * widen(weight[at]) * inverse - widen(row[at]) * slope;
-                    narrow(to + at, direct ? value + widen(direct[at]) : value);
-                });
-            if (!shares) continue;
-            for_each(
-                size,
-                [&](long at) {
-                    store(shares + at, load(shares + at) +
-                                           load(grad + at) * as_stored<T>(load(row + at) * inverse));
-                },
-                [&](long at) {
-                    shares[at] += widen(grad[at]) * as_stored<T>(widen(row[at]) * inverse);
-                });
+            for_each(size, [&](long at, long count) {
+                Vec g = load_some(grad + at, count), v = load_some(row + at, count);
+                Vec value = g * load_some(weight + at, count) * inverse - v * slope;
+                if (direct) value += load_some(direct + at, count);
+                store_some(to + at, value, count);
+                if (!shares) return;
+                Vec share = load_some(shares + at, count) + g * as_stored<T>(v * inverse);
+                store_some(shares + at, share, count);
+            });
         }
     }
 }
@@ -120,20 +112,12 @@ void rotate(const T* x, const T* cosines, const T* sines, T* out, long tokens, l
             const T *first = x + (token * heads + head) * dim, *second = first + half;
             const T *cosine = cosines + token * dim, *sine = sines + token * dim;
             T *to_first = out + (token * heads + head) * dim, *to_second = to_first + half;
-            for_each(
-                half,
-                [&](long at) {
-                    Vec a = load(first + at), b = load(second + at);
-                    Vec c = load(cosine + at), s = load(sine + at) * direction;
-                    store(to_first + at, as_stored<T>(a * c) - as_stored<T>(b * s));
-                    store(to_second + at, as_stored<T>(b * c) + as_stored<T>(a * s));
-                },
-                [&](long at) {
-                    float a = widen(first[at]), b = widen(second[at]);
-                    float c = widen(cosine[at]), s = widen(sine[at]) * direction;
-                    narrow(to_first + at, as_stored<T>(a * c) - as_stored<T>(b * s));
-                    narrow(to_second + at, as_stored<T>(b * c) + as_stored<T>(a * s));
-                });
+            for_each(half, [&](long at, long count) {
+                Vec a = load_some(first + at, count), b = load_some(second + at, count);
+                Vec c = load_some(cosine + at, count), s = load_some(sine + at, count) * direction;
+                store_some(to_first + at, as_stored<T>(a * c) - as_stored<T>(b * s), count);
+                store_some(to_second + at, as_stored<T>(b * c) + as_stored<T>(a * s), count);
+            });
         }
 }
 
@@ -144,28 +128,6 @@ INLINE Vec sigmoid(Vec x) {
     return 1.0f / (1.0f + exp2_of<6>(power));
 }
 
-// As `for_each`, with the last numbers in a vector that is filled up with zeros.
-template <class T, class Body>
-INLINE void padded(long count, const Body& body) {
-    long at = 0;
-    for (; at + LANES <= count; at += LANES) body(at, LANES);
-    if (at < count) body(at, count - at);
-}
-
-template <class T>
-INLINE Vec load_some(const T* from, long count) {
-    if (count == LANES) return load(from);
-    Vec v = {};
-    for (long i = 0; i < count; i++) v[i] = widen(from[i]);
-    return v;
-}
-
-template <class T>
-INLINE void store_some(T* to, Vec v, long count) {
-    if (count == LANES) return store(to, v);
-    for (long i = 0; i < count; i++) narrow(to + i, v[i]);
-}
-
 constexpr long CHUNK = 4096;  // numbers that a thread takes at a time
 
 // out = silu(gate) * up (Shazeer 2020)
@@ -173,7 +135,7 @@ template <class T>
 void swiglu_forward(const T* gate, const T* up, T* out, long count, int threads) {
 #pragma omp parallel for num_threads(threads) schedule(static)
     for (long chunk = 0; chunk < count; chunk += CHUNK)
-        padded<T>(count - chunk < CHUNK ? count - chunk : CHUNK, [&](long offset, long size) {
+        for_each(count - chunk < CHUNK ? count - chunk : CHUNK, [&](long offset, long size) {
             const long at = chunk + offset;
             Vec g = load_some(gate + at, size);
             Vec activated = as_stored<T>(g * sigmoid(g));
@@ -186,7 +148,7 @@ void swiglu_backward(const T* grad, const T* gate, const T* up, T* grad_gate, T*
                      int threads) {
 #pragma omp parallel for num_threads(threads) schedule(static)
     for (long chunk = 0; chunk < count; chunk += CHUNK)
-        padded<T>(count - chunk < CHUNK ? count - chunk : CHUNK, [&](long offset, long size) {
+        for_each(count - chunk < CHUNK ? count - chunk : CHUNK, [&](long offset, long size) {
             const long at = chunk + offset;
             Vec g = load_some(gate + at, size), u = load_some(up + at, size);
             Vec slope = load_some(grad + at, size), s = sigmoid(g);
@@ -215,7 +177,7 @@ void dropout(const T* x, T* out, uint64_t seed, uint32_t keep, float scale, long
 #pragma omp parallel for num_threads(threads) schedule(static)
     for (long row = 0; row < rows; row++) {
         const uint32_t key = mixed((uint32_t)row ^ mixed((uint32_t)seed)) ^ (uint32_t)(seed >> 32);
-        padded<T>(size, [&](long at, long count) {
+        for_each(size, [&](long at, long count) {
             VecBits draw = mixed(places + (uint32_t)at + key);
             Vec kept = choose(draw < keep, load_some(x + row * size + at, count) * scale, Vec{});
             store_some(out + row * size + at, kept, count);
