@@ -34,12 +34,13 @@ def export_model(folder: Path) -> None:
 
     from llama_recipes.data.tokenizer import load_tokenizer
     from llama_recipes.export.hf import save_model, save_tokenizer
+    from llama_recipes.model.llama import Llama
     from llama_recipes.model.source import open_model
     from llama_recipes.model.weights import load_weights
-    from llama_recipes.run import shape_model
 
     source = open_model(MODEL)
-    model, _ = shape_model(source.config, None, torch.float32)
+    with torch.device("meta"):
+        model = Llama(source.config)
     load_weights(model, source.tensors, device=torch.device("cpu"), skip=set())
     tokenizer = load_tokenizer(source.path)
     generation = source.generation_config or {

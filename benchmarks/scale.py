@@ -23,7 +23,7 @@ class Scale:
 
     rounds: int = 5
     warmup: int = 1
-    steps: int = 3
+    steps: int = 2
     documents: int = 2_000
     micro_batch: int = 4
     accumulation: int = 2
