@@ -8,10 +8,11 @@ from typing import Any
 
 import torch
 
-from llama_recipes.adapters.select import adapter_config
-from llama_recipes.configs.peft import LoraConfig
+from llama_recipes.adapters.select import adapter_config, adapter_section
+from llama_recipes.configs.peft import AdapterConfig, LlamaAdapterConfig
 from llama_recipes.configs.run import RunConfig
 from llama_recipes.configs.section import Section, is_given
+from llama_recipes.configs.training import TrainConfig
 from llama_recipes.data.loader import Loader
 from llama_recipes.data.splits import Splits
 from llama_recipes.data.tokenizer import Tokenizer
@@ -26,6 +27,7 @@ from llama_recipes.monitoring.run_log import METRICS_FILE
 from llama_recipes.monitoring.screen import Screen
 from llama_recipes.parallel.device import has_bf16
 from llama_recipes.parallel.ranks import world_size
+from llama_recipes.parallel.recompute import recompute_layers
 from llama_recipes.training.memory import step_bytes
 from llama_recipes.training.windows import largest_slice
 
@@ -92,7 +94,7 @@ def _output_path(config: RunConfig) -> Path | None:
 
 def resolve(
     config: RunConfig, model: LlamaConfig, screen: Screen
-) -> tuple[RunConfig, LoraConfig | None]:
+) -> tuple[RunConfig, AdapterConfig | None]:
     """Settle what depends on the model or on an adapter that is gone on with.
 
     Raises ConfigError where a context_length was asked for that the model does not have.
@@ -107,10 +109,43 @@ def resolve(
         screen.line(f"context_length is {limit}, the model's own limit.")
         config = _with(config, "train_config", context_length=limit)
     adapter = adapter_config(config)
-    if adapter is not None and adapter != config.lora_config:
-        screen.line(f"The adapter of {train.from_peft_checkpoint} sets r={adapter.r} and the rest.")
-        config = config.model_copy(update={"lora_config": adapter})
-    return config, adapter
+    if adapter is None:
+        return config, None
+    section = adapter_section(adapter)
+    if is_given(train.from_peft_checkpoint):
+        _refuse_other_settings(config, adapter, section)
+        config = _with(config, "train_config", peft_method=section.removesuffix("_config"))
+    layers = model.num_hidden_layers
+    if (
+        isinstance(adapter, LlamaAdapterConfig)
+        and adapter.adapter_layers > layers
+        and not config.was_set("llama_adapter_config.adapter_layers")
+    ):
+        screen.line(f"adapter_layers is {layers}, all decoder layers of the model.")
+        adapter = adapter.model_copy(update={"adapter_layers": layers})
+    if is_given(train.from_peft_checkpoint) and adapter != config.section(section):
+        said = ", ".join(f"{name}={value}" for name, value in adapter.model_dump().items())
+        screen.line(f"The adapter of {train.from_peft_checkpoint} has its own settings: {said}.")
+    return config.model_copy(update={section: adapter}), adapter
+
+
+def _refuse_other_settings(config: RunConfig, adapter: AdapterConfig, section: str) -> None:
+    """Raises ConfigError where settings were given that the adapter to go on with does not have."""
+    folder = config.train_config.from_peft_checkpoint
+    method = section.removesuffix("_config")
+    if config.was_set("train_config.peft_method") and config.train_config.peft_method != method:
+        raise ConfigError(
+            f"--peft_method is {config.train_config.peft_method}, but the adapter in {folder} is of"
+            f" the kind {method}. Leave the flag out, or start a new adapter."
+        )
+    problems = [
+        f"--{key} is {config.value(key)}, but the adapter in {folder} was made with {value}."
+        " Leave the flag out, or start a new adapter."
+        for name, value in adapter.model_dump().items()
+        if config.was_set(key := f"{section}.{name}") and config.value(key) != value
+    ]
+    if problems:
+        raise ConfigError(*problems)
 
 
 def _with(config: RunConfig, section: str, **values: Any) -> RunConfig:
@@ -130,14 +165,24 @@ def check_vocabulary(splits: Splits, tokenizer: Tokenizer, model: LlamaConfig) -
         )
 
 
-def compute_dtype(device: torch.device, mixed_precision: bool, screen: Screen) -> torch.dtype:
-    """bf16 where it was asked for and the device has it."""
-    if not mixed_precision:
+def compute_dtype(device: torch.device, train: TrainConfig, screen: Screen) -> torch.dtype:
+    """fp16 where it was asked for; bf16 where it was, and the device has it."""
+    if train.use_fp16:
+        return torch.float16
+    if not train.mixed_precision:
         return torch.float32
     if not has_bf16(device):
         screen.line("This device has no bf16 arithmetic: everything is computed in fp32.")
         return torch.float32
     return torch.bfloat16
+
+
+def recompute(config: RunConfig, model: Llama, screen: Screen) -> None:
+    """Keep few activations where that was asked for: on one device it is not the default."""
+    name = "fsdp_config.fsdp_activation_checkpointing"
+    if config.was_set(name) and config.value(name):
+        recompute_layers(model)
+        screen.line("Activations are computed again in the backward pass, on this one device too.")
 
 
 def use_kernels(device: torch.device, *, required: bool, screen: Screen) -> None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +15,7 @@ from llama_recipes.adapters.select import adapt, start_adapter
 from llama_recipes.checkpoint.store import publish
 from llama_recipes.configs.flags import to_yaml
 from llama_recipes.configs.needs import warnings
-from llama_recipes.configs.peft import LoraConfig
+from llama_recipes.configs.peft import AdapterConfig
 from llama_recipes.configs.run import RunConfig
 from llama_recipes.configs.training import TrainConfig
 from llama_recipes.data.loader import Loader
@@ -23,6 +25,7 @@ from llama_recipes.data.tokenizer import Tokenizer, load_tokenizer
 from llama_recipes.errors import ConfigError
 from llama_recipes.export.result import ResultWriter
 from llama_recipes.model.config import LlamaConfig
+from llama_recipes.model.freezing import freeze_lowest
 from llama_recipes.model.llama import Llama
 from llama_recipes.model.source import TOKENIZER_FILES, ModelSource, locate, open_model
 from llama_recipes.model.weights import check_weights, load_weights
@@ -31,6 +34,7 @@ from llama_recipes.monitoring.results import RESULTS_FILE, summarise
 from llama_recipes.monitoring.run_log import RunLog
 from llama_recipes.monitoring.screen import Screen
 from llama_recipes.parallel.device import choose_device
+from llama_recipes.quantization.select import Quantization, quantize
 from llama_recipes.training.gpu_kernels import speed_up
 from llama_recipes.training.loop import Progress, Run
 from llama_recipes.training.optimizers import make_optimizer
@@ -51,9 +55,9 @@ def finetune(config: RunConfig, screen: Screen | None = None) -> dict[str, Any]:
     config, adapter = preflight.resolve(config, source.config, screen)
     train = config.train_config
     device = choose_device()
-    dtype = preflight.compute_dtype(device, train.mixed_precision, screen)
+    dtype = preflight.compute_dtype(device, train, screen)
     preflight.use_kernels(device, required=train.use_fast_kernels, screen=screen)
-    model, adapter_names = shape_model(source.config, adapter, dtype)
+    model, adapter_names = shape_model(source.config, config, adapter, dtype)
     check_weights(model, source.tensors, skip=adapter_names)
     tokenizer = load_tokenizer(_tokenizer_path(train, source))
 
@@ -65,8 +69,11 @@ def finetune(config: RunConfig, screen: Screen | None = None) -> dict[str, Any]:
 
     load_weights(model, source.tensors, device=device, skip=adapter_names)
     if adapter is not None:
-        start_adapter(model, checkpoint=train.from_peft_checkpoint, seed=train.seed, device=device)
+        start_adapter(
+            model, adapter, checkpoint=train.from_peft_checkpoint, seed=train.seed, device=device
+        )
     announce.model(model, train.model_name, screen)
+    preflight.recompute(config, model, screen)
     loader, eval_loader = _make_loaders(train, splits, tokenizer, source.config.vocab_size, screen)
     preflight.check_memory(model, loader, device)
 
@@ -77,11 +84,19 @@ def finetune(config: RunConfig, screen: Screen | None = None) -> dict[str, Any]:
     schedule = _make_schedule(train, loader, screen)
     if train.use_fast_kernels and device.type != "cpu":
         screen.line(speed_up(model, steps=schedule.total_steps))
+    how = quantization(config)
+    facts = {"prompt_format": splits.format, "quantization": how and asdict(how)}
     torch.manual_seed(train.seed)
     with RunLog(folder) as log, screen.training(schedule.total_steps):
         run = Run(
             model,
-            make_optimizer(model, lr=train.lr, weight_decay=train.weight_decay),
+            make_optimizer(
+                model,
+                lr=train.lr,
+                weight_decay=train.weight_decay,
+                kind=config.fsdp_config.optimizer,
+                kahan=config.fsdp_config.use_kahan_summation,
+            ),
             schedule,
             loader,
             eval_loader,
@@ -90,25 +105,29 @@ def finetune(config: RunConfig, screen: Screen | None = None) -> dict[str, Any]:
             log=log,
             screen=screen,
         )
-        _train(run, selection, splits.format, folder, screen)
+        _train(run, selection, folder, screen, facts)
 
-    results = _results(run.progress, selection, splits.format)
+    results = _results(run.progress, selection, **facts)
     _write_results(folder, results)
     announce.end(results, folder if train.save_model else None, screen)
     return results
 
 
 def _train(
-    run: Run, selection: Selection, prompt_format: str, folder: Path | None, screen: Screen
+    run: Run,
+    selection: Selection,
+    folder: Path | None,
+    screen: Screen,
+    facts: Mapping[str, Any],
 ) -> None:
     """Train; however that ends, results.json and the screen say what there is."""
     # Written before the first step too: chat asks as training did even after a kill.
-    _write_results(folder, _results(run.progress, selection, prompt_format))
+    _write_results(folder, _results(run.progress, selection, **facts))
     try:
         run.train()
     except BaseException as error:
         run.progress.stop_reason = f"stopped by {type(error).__name__}"
-        _write_results(folder, _results(run.progress, selection, prompt_format))
+        _write_results(folder, _results(run.progress, selection, **facts))
         if selection.saved_step is not None:
             screen.line(f"The weights after step {selection.saved_step} are saved in {folder}")
         if isinstance(error, torch.OutOfMemoryError):
@@ -117,17 +136,25 @@ def _train(
 
 
 def shape_model(
-    config: LlamaConfig, adapter: LoraConfig | None, dtype: torch.dtype
+    shape: LlamaConfig, config: RunConfig, adapter: AdapterConfig | None, dtype: torch.dtype
 ) -> tuple[Llama, set[str]]:
     """The model without its values, on meta, and the names of the adapter's parameters.
 
     What does not fit together is found here, before data is prepared or a weight is read.
     """
     with torch.device("meta"):
-        model = Llama(config, compute_dtype=dtype)
+        model = Llama(shape, compute_dtype=dtype)
         adapter_names = adapt(model, adapter)
-    set_precision(model, dtype)
+        pure_bf16 = config.fsdp_config.pure_bf16
+        set_precision(model, dtype, torch.bfloat16 if pure_bf16 else torch.float32)
+        quantize(model, quantization(config))
+    if config.train_config.freeze_layers:
+        freeze_lowest(model, config.train_config.num_freeze_layers)
     return model, adapter_names
+
+
+def quantization(config: RunConfig) -> Quantization | None:
+    return Quantization.asked_for(config.train_config.quantization, config.quantization_config)
 
 
 def _tokenizer_path(train: TrainConfig, source: ModelSource) -> Path:
@@ -200,7 +227,7 @@ def _result_writer(
     model: Llama,
     tokenizer: Tokenizer,
     source: ModelSource,
-    adapter: LoraConfig | None,
+    adapter: AdapterConfig | None,
 ) -> ResultWriter | None:
     if folder is None or not train.save_model:
         return None
@@ -219,7 +246,7 @@ def _write_results(folder: Path | None, results: dict[str, Any]) -> None:
         publish(folder / RESULTS_FILE, (json.dumps(results, indent=2) + "\n").encode())
 
 
-def _results(progress: Progress, selection: Selection, prompt_format: str) -> dict[str, Any]:
+def _results(progress: Progress, selection: Selection, **facts: Any) -> dict[str, Any]:
     return summarise(
         epoch_losses=progress.epoch_losses,
         eval_losses=progress.eval_losses,
@@ -231,5 +258,5 @@ def _results(progress: Progress, selection: Selection, prompt_format: str) -> di
         tokens=progress.tokens,
         supervised_tokens=progress.supervised_tokens,
         stop_reason=progress.stop_reason,
-        prompt_format=prompt_format,
+        **facts,
     )

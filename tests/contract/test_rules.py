@@ -171,6 +171,10 @@ COMES_AND_GOES = {
     "without --flop_counter": ([], ["--flop_counter"]),
     "without --use_profiler": ([], ["--use_profiler"]),
     "without --quantization 4bit": (["--quantization=8bit"], ["--quantization=4bit"]),
+    "without --fsdp_config.optimizer anyprecision and --fsdp_config.pure_bf16": (
+        [],
+        ["--optimizer=anyprecision", "--pure_bf16"],
+    ),
     "without --use_wandb": ([], ["--use_wandb"]),
     "without --enable_fsdp": ([], ["--enable_fsdp"]),
 }

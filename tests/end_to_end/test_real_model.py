@@ -7,9 +7,10 @@ import json
 import pytest
 import torch
 
-from llama_recipes.adapters.peft_format import load_lora_weights
+from llama_recipes.adapters.peft_format import load_adapter_weights
 from llama_recipes.adapters.select import start_adapter
 from llama_recipes.configs.peft import LoraConfig
+from llama_recipes.configs.run import RunConfig
 from llama_recipes.data.tokenizer import load_tokenizer
 from llama_recipes.finetuning import main
 from llama_recipes.model.attention import DocumentAttention
@@ -53,11 +54,11 @@ def test_evaluation_loss_falls_by_a_tenth(tuned):
 
 
 def loaded(source, adapter, dtype):
-    model, adapter_names = shape_model(source.config, adapter, dtype)
+    model, adapter_names = shape_model(source.config, RunConfig(), adapter, dtype)
     device = torch.device("cpu")
     load_weights(model, source.tensors, device=device, skip=adapter_names)
     if adapter is not None:
-        start_adapter(model, checkpoint="", seed=0, device=device)
+        start_adapter(model, adapter, checkpoint="", seed=0, device=device)
     return model
 
 
@@ -73,7 +74,7 @@ def test_the_adapter_gives_the_same_logits_in_peft(tuned):
     @torch.no_grad()
     def ours(dtype: torch.dtype) -> torch.Tensor:
         model = loaded(source, LoraConfig(), dtype)
-        load_lora_weights(model, folder)
+        load_adapter_weights(model, LoraConfig(), folder)
         model.eval()
         hidden = model(ids, torch.arange(len(ids)), DocumentAttention([len(ids)]))
         return model.logits(hidden).float()

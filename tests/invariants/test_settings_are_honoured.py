@@ -17,7 +17,6 @@ from support.setting_cases import CASES, LORA, USUAL, Case, code
 from support.settings import another_value
 
 IDLE_WITHOUT = {
-    "train_config.num_freeze_layers": "--freeze_layers",
     "train_config.low_cpu_fsdp": "--enable_fsdp",
     "train_config.dist_checkpoint_root_folder": "--enable_fsdp",
     "train_config.dist_checkpoint_folder": "--enable_fsdp",
@@ -25,7 +24,6 @@ IDLE_WITHOUT = {
     "train_config.profiler_dir": "--use_profiler",
     "llama_adapter_config": "--use_peft --peft_method=llama_adapter",
     "prefix_config": "--use_peft --peft_method=prefix",
-    "quantization_config": "--use_peft --quantization=4bit",
     "fsdp_config": "--enable_fsdp",
     "wandb_config": "--use_wandb",
 }
@@ -34,7 +32,8 @@ IDLE_WITHOUT = {
 IDLE = [
     key
     for key, setting in SETTINGS.items()
-    if key not in NOT_BUILT and (key in IDLE_WITHOUT or setting.section in IDLE_WITHOUT)
+    if key not in NOT_BUILT and key not in {case.key for case in CASES}
+    if key in IDLE_WITHOUT or setting.section in IDLE_WITHOUT
 ]
 
 WITHOUT_ALTERNATIVE = {

@@ -14,10 +14,8 @@ from llama_recipes.adapters.lora import (
     initialise_lora,
     lora_layers,
 )
-from llama_recipes.adapters.peft_format import (
-    load_lora_weights,
-    read_lora_config,
-)
+from llama_recipes.adapters.peft_config import read_adapter_config
+from llama_recipes.adapters.peft_format import load_adapter_weights
 from llama_recipes.configs.peft import LoraConfig
 from llama_recipes.model.attention import DocumentAttention
 from llama_recipes.model.llama import Llama
@@ -96,8 +94,8 @@ def test_our_adapter_in_peft(config, tmp_path):
 def test_peft_s_adapter_in_ours(config, tmp_path):
     theirs = peft_s_own(config)
     theirs.save_pretrained(tmp_path)
-    ours = lora(read_lora_config(tmp_path))
-    load_lora_weights(ours, tmp_path)
+    ours = lora(read_adapter_config(tmp_path))
+    load_adapter_weights(ours, config, tmp_path)
     assert_close(logits_of(ours), theirs(TOKENS[None]).logits[0])
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from llama_recipes.configs.peft import LoraConfig
 from support.adapted import lora, saved
+from support.quantised import WIDE
 from support.tiny_folder import VOCABULARY, byte_tokenizer, jsonl, sums, tiny_folder
 
 CUSTOM = """
@@ -53,6 +54,7 @@ def make_inputs(folder: Path) -> dict[str, str]:
     made = {
         "model": tiny_folder(folder / "model"),
         "other_model": tiny_folder(folder / "other_model", seed=1),
+        "wide_model": tiny_folder(folder / "wide_model", **WIDE),
         "adapter": _adapter(folder / "adapter"),
         "train": jsonl(folder / "train.jsonl", train),
         "fewer": jsonl(folder / "fewer.jsonl", train[:5]),

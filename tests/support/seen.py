@@ -17,6 +17,7 @@ eval_loss, eval_steps, eval_tokens = (
     methodcaller("evaluations", name) for name in ("eval_loss", "step", "eval_supervised_tokens")
 )
 prompt_format = methodcaller("result", "prompt_format")
+recomputed = methodcaller("said", "Activations are computed again")
 rows, eval_rows, batches, eval_batches = (
     methodcaller("said", words)
     for words in (

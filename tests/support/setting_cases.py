@@ -25,6 +25,7 @@ from support.seen import (
     norms,
     numbers,
     prompt_format,
+    recomputed,
     rows,
     saved_model,
     shapes,
@@ -97,6 +98,11 @@ TRAINING = [
         shows=(["result/model.safetensors"], ["result/adapter_model.safetensors"]),
     ),
     of_train("from_peft_checkpoint", "{adapter}", first_loss, in_adapter("r"), flags=LORA),
+    of_train("freeze_layers", "True", later_losses),
+    of_train("num_freeze_layers", "2", later_losses, flags="--freeze_layers"),
+    of_train("quantization", "True", losses, flags=LORA),
+    of_train("quantization", "8bit", losses, flags=LORA),
+    of_train("quantization", "4bit", losses, flags=f"{LORA} --model_name={{wide_model}}"),
     # The data, and how it is cut
     of_train(
         "dataset",
@@ -199,6 +205,7 @@ TRAINING = [
     ),
     # Numbers and devices
     of_train("mixed_precision", "False", numbers, flags=f"{LORA} --mixed_precision"),
+    of_train("use_fp16", "True", losses, norms, flags="--mixed_precision"),
     # What is kept
     of_train("output_dir", "ROOT/elsewhere", folders, shows=({"result"}, {"elsewhere"})),
     of_train("save_model", "False", saved_model, shows=(["result/model.safetensors"], [])),
@@ -256,4 +263,32 @@ DATA = [
             flags="--file_dataset.train_file={bad}"),
 ]  # fmt: skip
 
-CASES = [*TRAINING, *ADAPTER, *DATA]
+FOUR_BITS = f"{LORA} --model_name={{wide_model}} --quantization=4bit"
+PURE = "--mixed_precision --pure_bf16"
+
+NUMBERS = [
+    Case("quantization_config.quant_type", "fp4", (losses,), FOUR_BITS),
+    Case("quantization_config.use_double_quant", "True", (losses,), FOUR_BITS),
+    Case(
+        "fsdp_config.pure_bf16",
+        "True",
+        (in_file("config.json", "dtype"), later_losses),
+        "--mixed_precision",
+        ("float32", "bfloat16"),
+    ),
+    Case("fsdp_config.optimizer", "anyprecision", (later_losses,)),
+    Case(
+        "fsdp_config.use_kahan_summation",
+        "True",
+        (later_losses,),
+        f"{PURE} --optimizer=anyprecision --lr=1e-3",
+    ),
+    Case(
+        "fsdp_config.fsdp_activation_checkpointing",
+        "True",
+        (recomputed,),
+        shows=("", " in the backward pass, on this one device too."),
+    ),
+]
+
+CASES = [*TRAINING, *ADAPTER, *NUMBERS, *DATA]

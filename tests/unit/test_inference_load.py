@@ -152,7 +152,7 @@ def test_an_adapter_answers_exactly_as_in_training(adapter, base, dtype):
         names = adapt(trained, LORA)
     set_precision(trained, dtype)
     load_weights(trained, source.tensors, device=CPU, skip=names)
-    start_adapter(trained, checkpoint=str(adapter), seed=0, device=CPU)
+    start_adapter(trained, LORA, checkpoint=str(adapter), seed=0, device=CPU)
 
     loaded = load(adapter, dtype)
     assert torch.equal(logits(loaded.model), logits(trained.eval()))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+from torch.amp import GradScaler
 from torch.optim import SGD
 
 from llama_recipes.data.loader import Batch
@@ -128,3 +129,43 @@ def test_at_a_rate_of_zero_nothing_decays_either(batches):
     before = weights(model)
     train_step(model, batches, optimizer)
     assert change(model, before) == 0
+
+
+SCALED_TOO_FAR = 2.0**126
+"""A loss of a few nats is finite with it; its gradients are not."""
+
+
+def test_gradients_that_leave_their_range_cost_no_document(batches):
+    """The step is made again with half the scale until it fits; then it is the same."""
+    plain, scaled = tiny_llama(), tiny_llama()
+    expected = train_step(plain, batches, SGD(plain.parameters(), lr=1.0))
+    scaler = GradScaler("cpu", init_scale=SCALED_TOO_FAR)
+    for parameter in scaled.parameters():  # as if the range ended earlier
+        parameter.register_hook(lambda g: torch.where(g.abs() > 1e30, torch.inf, g))
+    result = train_step(scaled, batches, SGD(scaled.parameters(), lr=1.0), scaler=scaler)
+    assert scaler.get_scale() < SCALED_TOO_FAR / 4
+    assert result == expected
+    assert all(
+        torch.equal(p, q) for p, q in zip(plain.parameters(), scaled.parameters(), strict=True)
+    )
+
+
+def test_gradients_that_no_scale_makes_finite_stop_the_run(batches):
+    model = tiny_llama()
+    before = weights(model)
+    model.model.norm.weight.register_hook(lambda g: g * torch.inf)
+    scaler = GradScaler("cpu", init_scale=4.0)
+    with pytest.raises(NonFiniteError):
+        train_step(model, batches, SGD(model.parameters(), lr=1.0), scaler=scaler)
+    assert scaler.get_scale() == 1.0
+    assert change(model, before) == 0
+
+
+def test_a_loss_that_is_not_finite_is_no_matter_of_scale(batches):
+    model = tiny_llama()
+    with torch.no_grad():
+        model.model.norm.weight[0] = torch.nan
+    scaler = GradScaler("cpu", init_scale=4.0)
+    with pytest.raises(NonFiniteError):
+        train_step(model, batches, SGD(model.parameters(), lr=1.0), scaler=scaler)
+    assert scaler.get_scale() == 4.0

@@ -20,6 +20,7 @@ from llama_recipes.errors import ConfigError
 from llama_recipes.kernels import library
 from llama_recipes.kernels.layers import add_low_rank
 from llama_recipes.model.llama import Linear, Llama
+from llama_recipes.quantization.linear import FourBitLinear, Int8Linear
 
 LINEAR_NAMES = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
 """The linear layers of a decoder layer: what "all-linear" stands for."""
@@ -30,7 +31,7 @@ class LoraLinear(nn.Module):
 
     def __init__(self, base: Linear, *, rank: int, scale: float, dropout: float) -> None:
         super().__init__()
-        self.base = base
+        self.base: Linear | Int8Linear | FourBitLinear = base
         self.lora_A = Linear(base.in_features, rank)
         self.lora_B = Linear(rank, base.out_features)
         self.scale = scale
@@ -46,11 +47,15 @@ class LoraLinear(nn.Module):
 
     @torch.no_grad()
     def fused(self) -> Linear:
-        """The wrapped layer with the update added to its weights; it shares no other storage."""
+        """The wrapped layer with the update added to its weights; it shares no other storage.
+
+        One that is quantised becomes a plain one in fp32: a sum fits its few values no more.
+        """
         update = self.scale * self.lora_B.weight.float() @ self.lora_A.weight.float()
-        weight = self.base.weight
-        self.base.weight = nn.Parameter((weight + update).to(weight.dtype), requires_grad=False)
-        return self.base
+        base = self.base if isinstance(self.base, Linear) else self.base.dequantized()
+        dtype = base.weight.dtype
+        base.weight = nn.Parameter((base.weight + update).to(dtype), requires_grad=False)
+        return base
 
 
 def add_lora(model: Llama, config: LoraConfig) -> None:
@@ -83,6 +88,24 @@ def add_lora(model: Llama, config: LoraConfig) -> None:
                 dropout=config.lora_dropout,
             )
             _replace(model, name, wrapped)
+
+    if config.bias != "none":
+        biases = dict(lora_biases(model, config.bias))
+        if not biases:
+            raise ConfigError(
+                f"--lora_config.bias is {config.bias}, but what it asks to train is not there: the"
+                " layers have no biases. Leave it out."
+            )
+        for bias in biases.values():
+            bias.requires_grad_(True)
+
+
+def lora_biases(model: Llama, which: str) -> Iterator[tuple[str, nn.Parameter]]:
+    """Biases that are trained beside the adapter: "all", those of wrapped layers ("lora_only")."""
+    for name, parameter in model.named_parameters():
+        wrapped = name.endswith(".base.bias")
+        if name.endswith(".bias") and (which == "all" or (which == "lora_only" and wrapped)):
+            yield name, parameter
 
 
 def _fits(name: str, target: str) -> bool:

@@ -1,141 +1,79 @@
-"""Adapters as the peft library writes and reads them.
+"""adapter_model.safetensors: an adapter's weights under the keys of the peft library.
 
-`adapter_config.json` beside `adapter_model.safetensors`, whose keys are our parameter names behind
-`base_model.model.`.
+These are our parameter names behind `base_model.model.`, but for prefix tuning, which is one tensor
+of all layers.
+
+Shapes: P virtual tokens, K key/value heads, d head dimension, L decoder layers.
 """
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
-from typing import Any
 
 import torch
-from pydantic import ValidationError
 from safetensors import SafetensorError
 from safetensors.torch import load_file
+from torch import Tensor
 
-from llama_recipes.adapters.lora import lora_layers
-from llama_recipes.configs.peft import LoraConfig
+from llama_recipes.adapters.llama_adapter import adapted_attentions
+from llama_recipes.adapters.lora import lora_biases, lora_layers
+from llama_recipes.adapters.prefix import prefix_attentions
+from llama_recipes.configs.peft import AdapterConfig, LoraConfig
 from llama_recipes.errors import CheckpointError
 from llama_recipes.model.llama import Llama
 
-CONFIG_FILE = "adapter_config.json"
 WEIGHTS_FILE = "adapter_model.safetensors"
 _PREFIX = "base_model.model."
-_TAKEN = ("r", "lora_alpha", "lora_dropout", "target_modules", "bias", "task_type", "use_rslora")
-_PEFT_DEFAULTS = {"lora_alpha": 8, "lora_dropout": 0.0}
-"""Where a file leaves out what peft and this project start from differently."""
-_MUST_BE_EMPTY = (
-    "alora_invocation_tokens",
-    "alpha_pattern",
-    "arrow_config",
-    "exclude_modules",
-    "kasa_config",
-    "layer_replication",
-    "layers_pattern",
-    "layers_to_transform",
-    "lora_bias",
-    "modules_to_save",
-    "monteclora_config",
-    "rank_pattern",
-    "target_parameters",
-    "trainable_token_indices",
-    "use_bdlora",
-    "use_dora",
-    "use_qalora",
-)
-"""peft features that change the arithmetic and that this reader would otherwise ignore."""
-_CHANGED_BASES = ("corda", "loftq", "lora_ga", "olora", "pissa")
-"""Starts of init_lora_weights where peft trains against other weights than the base model's."""
+_PROMPTS = "prompt_embeddings"
 
 
-def is_adapter(folder: Path) -> bool:
-    return (folder / CONFIG_FILE).is_file()
+def adapter_tensors(model: Llama, config: AdapterConfig) -> dict[str, Tensor]:
+    """Every weight of the adapter under peft's key, in float32 on the CPU."""
+    tensors = {key: p.detach() for key, p in _parameters(model, config).items()}
+    layers = [layer.prefix.detach() for layer in prefix_attentions(model)]
+    if layers:
+        tensors[_PROMPTS] = torch.stack(layers, dim=1).flatten(1)  # [P, L, 2, K, d]
+    return {key: tensor.float().contiguous().cpu() for key, tensor in tensors.items()}
 
 
-def lora_config_file(config: LoraConfig, base_model: str) -> bytes:
-    """The content of adapter_config.json."""
-    raw = {
-        "peft_type": "LORA",
-        "base_model_name_or_path": base_model,
-        "inference_mode": True,
-        "fan_in_fan_out": False,
-        **config.model_dump(mode="json"),
-    }
-    return (json.dumps(raw, indent=2) + "\n").encode()
-
-
-def lora_tensors(model: Llama) -> dict[str, torch.Tensor]:
-    """Every A and B under peft's key, in float32 on the CPU."""
-    return {
-        key: weight.detach().float().contiguous().cpu()
-        for key, weight in _lora_parameters(model).items()
-    }
-
-
-def _lora_parameters(model: Llama) -> dict[str, torch.Tensor]:
-    return {
-        f"{_PREFIX}{name}.{part}.weight": layer.get_submodule(part).get_parameter("weight")
-        for name, layer in lora_layers(model)
-        for part in ("lora_A", "lora_B")
-    }
-
-
-def read_adapter_config(folder: Path) -> dict[str, Any]:
-    """The raw adapter_config.json. Raises CheckpointError where it is missing or no object."""
-    path = folder / CONFIG_FILE
-    if not path.is_file():
-        raise CheckpointError(
-            f"{folder} holds no {CONFIG_FILE}. Give the folder that a fine-tuning run or peft's"
-            " save_pretrained wrote."
-        )
-    try:
-        raw = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise CheckpointError(
-            f"{path} is not valid JSON: {error}. Save the adapter again."
-        ) from None
-    if not isinstance(raw, dict):
-        raise CheckpointError(f"{path} holds no JSON object. Save the adapter again.")
-    return raw
-
-
-def read_lora_config(folder: Path) -> LoraConfig:
-    """The settings an adapter was made with. Raises CheckpointError for what is unsupported."""
-    raw = read_adapter_config(folder)
-    problems = []
-    if raw.get("peft_type") != "LORA":
-        problems.append(
-            f"{folder} is an adapter of the kind {raw.get('peft_type')!r}; LORA can be read."
-        )
-    used = [name for name in _MUST_BE_EMPTY if raw.get(name)]
-    used += [f"bias={raw['bias']}"] if raw.get("bias", "none") != "none" else []
-    start = str(raw.get("init_lora_weights"))
-    used += [f"init_lora_weights={start}"] if start.lower().startswith(_CHANGED_BASES) else []
-    if used:
-        problems.append(
-            f"The adapter in {folder} uses {', '.join(used)}, which is not supported:"
-            " its results would be wrong. Merge it with peft first."
-        )
-    if problems:
-        raise CheckpointError(*problems)
-    taken = {k: raw[k] for k in _TAKEN if raw.get(k) is not None}
-    try:
-        return LoraConfig.model_validate(_PEFT_DEFAULTS | taken)
-    except ValidationError as error:
-        wrong = (f"{'.'.join(map(str, e['loc']))} is {e['input']!r}" for e in error.errors())
-        raise CheckpointError(
-            f"{folder / CONFIG_FILE} is not that of a LoRA adapter: {', '.join(wrong)}."
-        ) from None
+def _parameters(model: Llama, config: AdapterConfig) -> dict[str, Tensor]:
+    """The parameters that stand in the file as they are."""
+    found: dict[str, Tensor] = {}
+    for name, layer in lora_layers(model):
+        for part in "lora_A", "lora_B":
+            weight = layer.get_submodule(part).get_parameter("weight")
+            found[f"{_PREFIX}{name}.{part}.weight"] = weight
+    trained_biases = config.bias if isinstance(config, LoraConfig) else "none"
+    for name, parameter in lora_biases(model, trained_biases):
+        found[f"{_PREFIX}{name.replace('.base.', '.base_layer.')}"] = parameter
+    for name, module in adapted_attentions(model):
+        found[f"{_PREFIX}{name}.adaption_prompt"] = module.adaption_prompt
+        found[f"{_PREFIX}{name}.adaption_gate"] = module.adaption_gate
+    return found
 
 
 @torch.no_grad()
-def load_lora_weights(model: Llama, folder: Path) -> None:
-    """Copy an adapter's weights into a model that `add_lora` has wrapped with its settings.
+def load_adapter_weights(model: Llama, config: AdapterConfig, folder: Path) -> None:
+    """Copy an adapter's weights into a model that `adapt` has rewritten with its settings.
 
     Raises CheckpointError that lists every missing, extra or misshapen tensor.
     """
+    stored = _read(folder)
+    prefixes = list(prefix_attentions(model))
+    parameters = _parameters(model, config)
+    shapes = {key: tuple(parameter.shape) for key, parameter in parameters.items()}
+    if prefixes:
+        tokens, *rest = prefixes[0].prefix.shape
+        shapes[_PROMPTS] = (tokens, len(prefixes) * torch.Size(rest).numel())
+    _check(stored, shapes, folder)
+    for key, parameter in parameters.items():
+        parameter.copy_(stored[key])
+    if prefixes:
+        for layer, values in zip(prefixes, stored[_PROMPTS].chunk(len(prefixes), 1), strict=True):
+            layer.prefix.copy_(values.reshape(layer.prefix.shape))
+
+
+def _read(folder: Path) -> dict[str, Tensor]:
     path = folder / WEIGHTS_FILE
     if not path.is_file():
         raise CheckpointError(
@@ -144,16 +82,18 @@ def load_lora_weights(model: Llama, folder: Path) -> None:
             " peft and save it again with safe_serialization=True."
         )
     try:
-        stored = load_file(path)
+        return load_file(path)
     except (SafetensorError, OSError) as error:
         raise CheckpointError(f"{path} cannot be read: {error}. Save the adapter again.") from None
-    wanted = _lora_parameters(model)
-    problems = [f"missing: {key}" for key in sorted(wanted.keys() - stored.keys())]
-    problems += [f"extra: {key}" for key in sorted(stored.keys() - wanted.keys())]
+
+
+def _check(stored: dict[str, Tensor], shapes: dict[str, tuple[int, ...]], folder: Path) -> None:
+    problems = [f"missing: {key}" for key in sorted(shapes.keys() - stored.keys())]
+    problems += [f"extra: {key}" for key in sorted(stored.keys() - shapes.keys())]
     problems += [
-        f"shape of {key}: {tuple(stored[key].shape)} in the file, {tuple(wanted[key].shape)} here"
-        for key in sorted(wanted.keys() & stored.keys())
-        if stored[key].shape != wanted[key].shape
+        f"shape of {key}: {tuple(stored[key].shape)} in the file, {shapes[key]} here"
+        for key in sorted(shapes.keys() & stored.keys())
+        if tuple(stored[key].shape) != shapes[key]
     ]
     if problems:
         shown = problems[:20] + ([f"… and {len(problems) - 20} more"] if len(problems) > 20 else [])
@@ -162,5 +102,3 @@ def load_lora_weights(model: Llama, folder: Path) -> None:
             + "\n  ".join(shown)
             + "\nGive the base model that the adapter was made for."
         )
-    for key, parameter in wanted.items():
-        parameter.copy_(stored[key])

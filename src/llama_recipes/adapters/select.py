@@ -2,39 +2,68 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 
 import torch
 
+from llama_recipes.adapters.llama_adapter import add_llama_adapter, start_llama_adapter
 from llama_recipes.adapters.lora import add_lora, initialise_lora
-from llama_recipes.adapters.peft_format import load_lora_weights, read_lora_config
-from llama_recipes.configs.peft import LoraConfig
+from llama_recipes.adapters.peft_config import read_adapter_config
+from llama_recipes.adapters.peft_format import load_adapter_weights
+from llama_recipes.adapters.prefix import add_prefix, start_prefix
+from llama_recipes.configs.peft import AdapterConfig, LlamaAdapterConfig, LoraConfig, PrefixConfig
 from llama_recipes.configs.run import RunConfig
 from llama_recipes.configs.section import is_given
 from llama_recipes.model.llama import Llama
 
+_METHODS: Mapping[str, type[AdapterConfig]] = {
+    "lora": LoraConfig,
+    "llama_adapter": LlamaAdapterConfig,
+    "prefix": PrefixConfig,
+}
+"""peft_method → its settings, which stand in the section of its name and `_config`."""
 
-def adapter_config(config: RunConfig) -> LoraConfig | None:
+
+def adapter_section(adapter: AdapterConfig) -> str:
+    """The section that the settings of such an adapter stand in."""
+    (method,) = (name for name, made in _METHODS.items() if type(adapter) is made)
+    return f"{method}_config"
+
+
+def adapter_config(config: RunConfig) -> AdapterConfig | None:
     """The adapter's settings, those of `from_peft_checkpoint` where one goes on; None without."""
     train = config.train_config
     if not train.use_peft:
         return None
     if is_given(train.from_peft_checkpoint):
-        return read_lora_config(Path(train.from_peft_checkpoint).expanduser())
-    return config.lora_config
+        return read_adapter_config(Path(train.from_peft_checkpoint).expanduser())
+    chosen = config.section(f"{train.peft_method}_config")
+    assert isinstance(chosen, AdapterConfig)
+    return chosen
 
 
-def adapt(model: Llama, adapter: LoraConfig | None) -> set[str]:
+def adapt(model: Llama, adapter: AdapterConfig | None) -> set[str]:
     """Rewrite a model on meta; return the names of the parameters that the base does not have."""
-    if adapter is None:
-        return set()
     before = {id(parameter) for parameter in model.parameters()}
-    add_lora(model, adapter)
+    if isinstance(adapter, LoraConfig):
+        add_lora(model, adapter)
+    elif isinstance(adapter, LlamaAdapterConfig):
+        add_llama_adapter(model, adapter)
+    elif adapter is not None:
+        add_prefix(model, adapter)
     return {name for name, p in model.named_parameters() if id(p) not in before}
 
 
-def start_adapter(model: Llama, *, checkpoint: str, seed: int, device: torch.device) -> None:
+def start_adapter(
+    model: Llama, adapter: AdapterConfig, *, checkpoint: str, seed: int, device: torch.device
+) -> None:
     """Give the adapter's parameters their first values: fresh ones, or those of `checkpoint`."""
-    initialise_lora(model, seed=seed, device=device)
+    if isinstance(adapter, LoraConfig):
+        initialise_lora(model, seed=seed, device=device)
+    elif isinstance(adapter, LlamaAdapterConfig):
+        start_llama_adapter(model, seed=seed, device=device)
+    else:
+        start_prefix(model, seed=seed, device=device)
     if is_given(checkpoint):
-        load_lora_weights(model, Path(checkpoint).expanduser())
+        load_adapter_weights(model, adapter, Path(checkpoint).expanduser())

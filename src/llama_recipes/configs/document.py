@@ -118,7 +118,7 @@ def _says_something(key: str, value: object) -> bool:
     setting = SETTINGS[key]
     # True equals 1, and still is another type: validation has to see it.
     same_type = isinstance(value, bool) == isinstance(setting.default, bool)
-    return setting.limited_by_model or value != setting.default or not same_type
+    return setting.has_open_default or value != setting.default or not same_type
 
 
 def to_yaml(config: RunConfig) -> str:
@@ -136,7 +136,7 @@ def _section_yaml(config: RunConfig, section: str) -> str:
     for name, value in given.items():
         key = f"{section}.{name}"
         line = yaml.dump({name: value}, Dumper=_Dumper, allow_unicode=True, width=10**9)
-        if SETTINGS[key].limited_by_model and not config.was_set(key):
+        if SETTINGS[key].has_open_default and not config.was_set(key):
             line = f"# {line.strip()}  (not given: at most the model's own limit)\n"
         lines.append(f"  {line}")
     return f"{section}:\n{''.join(lines)}" if lines else ""

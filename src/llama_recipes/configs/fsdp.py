@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from llama_recipes.configs.section import Section
+from llama_recipes.configs.section import OPEN_DEFAULT, Section
 
 
 class ShardingStrategy(StrEnum):
@@ -27,7 +27,8 @@ class StateDictType(StrEnum):
 
 
 class FsdpConfig(Section):
-    """Sharding, with --enable_fsdp; the optimizer and pure_bf16 count on one device too."""
+    """Sharding, with --enable_fsdp; what stands below checkpoint_type counts on one device too,
+    but for fsdp_cpu_offload."""
 
     mixed_precision: bool = Field(default=True, description="Compute and communicate in bf16")
     use_fp16: bool = Field(default=False, description="Compute and communicate in fp16 instead")
@@ -52,8 +53,10 @@ class FsdpConfig(Section):
         default=StateDictType.SHARDED_STATE_DICT,
         description="Checkpoints in one part a process, or gathered into one",
     )
-    fsdp_activation_checkpointing: bool = Field(
-        default=True, description="Recompute activations in the backward pass to save memory"
+    fsdp_activation_checkpointing: Annotated[bool, OPEN_DEFAULT] = Field(
+        default=True,
+        description="Recompute activations in the backward pass to save memory; without "
+        "enable_fsdp only where it is given",
     )
     fsdp_cpu_offload: bool = Field(
         default=False, description="Keep weights and optimizer state in the host's memory"
@@ -63,4 +66,9 @@ class FsdpConfig(Section):
     )
     optimizer: Literal["AdamW", "anyprecision"] = Field(
         default="AdamW", description="AdamW, or AdamW with its moments in bf16 (anyprecision)"
+    )
+    use_kahan_summation: bool = Field(
+        default=False,
+        description="Keep what rounding takes from each step of a bf16 weight and add it to the "
+        "next, with optimizer anyprecision and pure_bf16",
     )

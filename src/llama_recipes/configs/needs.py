@@ -127,6 +127,11 @@ NEEDS = (
         lambda c: c.train_config.quantization == "4bit",
         "without --quantization 4bit",
     ),
+    Need(
+        ("fsdp_config.use_kahan_summation",),
+        lambda c: c.fsdp_config.optimizer == "anyprecision" and c.fsdp_config.pure_bf16,
+        "without --fsdp_config.optimizer anyprecision and --fsdp_config.pure_bf16",
+    ),
     Need(("wandb_config",), lambda c: c.train_config.use_wandb, "without --use_wandb"),
     Need(
         (
@@ -140,7 +145,6 @@ NEEDS = (
             "fsdp_config.sharding_group_size",
             "fsdp_config.replica_group_size",
             "fsdp_config.checkpoint_type",
-            "fsdp_config.fsdp_activation_checkpointing",
             "fsdp_config.fsdp_cpu_offload",
         ),
         lambda c: c.train_config.enable_fsdp,

@@ -11,10 +11,6 @@ from llama_recipes.configs.section import flag_of
 
 NOT_BUILT = {
     "train_config.enable_fsdp": "training on several processes",
-    "train_config.use_fp16": "fp16 with loss scaling",
-    "train_config.quantization": "a quantised model",
-    "train_config.peft_method": "this kind of adapter",
-    "train_config.freeze_layers": "freezing of layers",
     "train_config.save_optimizer": "saving the optimizer's state",
     "train_config.use_wandb": "Weights & Biases tracking",
     "train_config.use_tensorboard": "TensorBoard tracking",
@@ -24,9 +20,6 @@ NOT_BUILT = {
     "train_config.checkpoint_every": "checkpoints during training",
     "train_config.keep_checkpoints": "checkpoints during training",
     "train_config.resume": "resuming",
-    "lora_config.bias": "training of biases",
-    "fsdp_config.pure_bf16": "pure bf16 training",
-    "fsdp_config.optimizer": "the anyprecision optimizer",
 }
 """Setting → what is not there."""
 

@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from llama_recipes.configs.section import LIMITED_BY_MODEL, Section
+from llama_recipes.configs.section import OPEN_DEFAULT, Section
 
 
 class LoraConfig(Section):
@@ -38,7 +38,7 @@ class LlamaAdapterConfig(Section):
     """LLaMA-Adapter, with --use_peft --peft_method llama_adapter."""
 
     adapter_len: int = Field(default=10, ge=1, description="Trained prompt vectors in a layer")
-    adapter_layers: Annotated[int, LIMITED_BY_MODEL] = Field(
+    adapter_layers: Annotated[int, OPEN_DEFAULT] = Field(
         default=30,
         ge=1,
         description="Decoder layers, from the top, that get them; where not given, at most the "
@@ -52,3 +52,6 @@ class PrefixConfig(Section):
     num_virtual_tokens: int = Field(
         default=30, ge=1, description="Trained virtual tokens in every layer"
     )
+
+
+AdapterConfig = LoraConfig | LlamaAdapterConfig | PrefixConfig

@@ -65,8 +65,8 @@ class RunConfig(Section):
     def was_set(self, key: str) -> bool:
         """Whether a setting named as `train_config.lr` was given by a flag, a file or the caller.
 
-        A file that gives the default counts as not giving it, except where the default shrinks to
-        the model's limit (section.LIMITED_BY_MODEL).
+        A file that gives the default counts as not giving it, except where the default depends on
+        the run (section.OPEN_DEFAULT).
         """
         section, name = key.split(".")
         return name in self.section(section).model_fields_set

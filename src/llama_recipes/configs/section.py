@@ -9,9 +9,10 @@ from pydantic import BaseModel, ConfigDict
 NOT_GIVEN: Final = "PATH/to/"
 """How the default of a path begins that has no sensible default (the original's habit)."""
 
-LIMITED_BY_MODEL: Final = "limited by the model"
-"""Marks a setting whose default shrinks to the model's own limit: there "not given" is a value of
-its own, which `RunConfig.was_set` tells and a printed configuration keeps."""
+OPEN_DEFAULT: Final = "open default"
+"""Marks a setting whose default depends on the run, as one that shrinks to the model's own limit:
+there "not given" is a value of its own, which `RunConfig.was_set` tells and a printed configuration
+keeps."""
 
 
 class Section(BaseModel):

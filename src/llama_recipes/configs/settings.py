@@ -16,7 +16,7 @@ from pydantic.fields import FieldInfo
 from llama_recipes.configs.kinds import Kind, kinds, read_switch
 from llama_recipes.configs.not_built import NOT_BUILT
 from llama_recipes.configs.run import RunConfig
-from llama_recipes.configs.section import LIMITED_BY_MODEL, NOT_GIVEN, Section, flag_of
+from llama_recipes.configs.section import NOT_GIVEN, OPEN_DEFAULT, Section, flag_of
 
 _NEAR = 0.66  # lets batch_size find batch_size_training, and lerning_rate nothing
 _BOUNDS = {"ge": "at least", "gt": "above", "le": "at most", "lt": "below"}
@@ -61,8 +61,8 @@ class Setting:
         return f"{self.field.description} ({note} in this version)"
 
     @property
-    def limited_by_model(self) -> bool:
-        return LIMITED_BY_MODEL in self.field.metadata
+    def has_open_default(self) -> bool:
+        return OPEN_DEFAULT in self.field.metadata
 
     @property
     def is_switch(self) -> bool:

@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from llama_recipes.configs.datasets import DatasetName
-from llama_recipes.configs.section import LIMITED_BY_MODEL, Section
+from llama_recipes.configs.section import OPEN_DEFAULT, Section
 
 
 class TrainConfig(Section):
@@ -55,7 +55,7 @@ class TrainConfig(Section):
         description="packing: whole documents side by side in rows of context_length tokens, none "
         "seeing another; padding: rows of similar length, padded to the longest",
     )
-    context_length: Annotated[int, LIMITED_BY_MODEL] = Field(
+    context_length: Annotated[int, OPEN_DEFAULT] = Field(
         default=4096,
         ge=2,
         description="Tokens in a row; where not given, at most the model's own limit",

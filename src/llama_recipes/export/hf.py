@@ -11,10 +11,10 @@ from typing import Any
 from huggingface_hub import split_torch_state_dict_into_shards
 from safetensors.torch import save_file
 
-from llama_recipes.adapters.peft_format import CONFIG_FILE, WEIGHTS_FILE, lora_config_file
-from llama_recipes.adapters.peft_format import lora_tensors as adapter_tensors
+from llama_recipes.adapters.peft_config import CONFIG_FILE, adapter_config_file
+from llama_recipes.adapters.peft_format import WEIGHTS_FILE, adapter_tensors
 from llama_recipes.checkpoint.store import drafted, publish
-from llama_recipes.configs.peft import LoraConfig
+from llama_recipes.configs.peft import AdapterConfig
 from llama_recipes.data.tokenizer import Tokenizer
 from llama_recipes.model.llama import Llama
 
@@ -23,12 +23,12 @@ _INDEX = "model.safetensors.index.json"
 _SINGLE = "model.safetensors"
 
 
-def save_adapter(model: Llama, folder: Path, *, config: LoraConfig, base_model: str) -> None:
-    """The LoRA weights in float32 and the settings that peft needs to load them."""
+def save_adapter(model: Llama, folder: Path, *, config: AdapterConfig, base_model: str) -> None:
+    """The adapter's weights in float32 and the settings that peft needs to load them."""
     folder.mkdir(parents=True, exist_ok=True)
-    publish(folder / CONFIG_FILE, lora_config_file(config, base_model))
+    publish(folder / CONFIG_FILE, adapter_config_file(config, base_model, model.config))
     with drafted(folder / WEIGHTS_FILE) as draft:
-        save_file(adapter_tensors(model), draft, metadata={"format": "pt"})
+        save_file(adapter_tensors(model, config), draft, metadata={"format": "pt"})
 
 
 def save_model(

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from llama_recipes.configs.peft import LoraConfig
+from llama_recipes.configs.peft import AdapterConfig
 from llama_recipes.data.tokenizer import Tokenizer
 from llama_recipes.errors import CheckpointError
 from llama_recipes.export.hf import save_adapter, save_model, save_tokenizer
@@ -24,7 +24,7 @@ class ResultWriter:
         model: Llama,
         tokenizer: Tokenizer,
         *,
-        adapter: LoraConfig | None,
+        adapter: AdapterConfig | None,
         base_model: str,
         generation_config: Mapping[str, Any] | None,
     ) -> None:

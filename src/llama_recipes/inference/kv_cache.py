@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from llama_recipes.model.attention import AttentionFn, DocumentAttention
+from llama_recipes.model.attention import AttentionFn, DocumentAttention, Prefix
 from llama_recipes.model.config import LlamaConfig
 
 
@@ -85,9 +85,11 @@ class _Prefill:
         self.rows = torch.arange(len(lengths), device=cache.device).repeat_interleave(counts)
         self.places = torch.cat([torch.arange(n, device=cache.device) for n in lengths])
 
-    def __call__(self, q: Tensor, k: Tensor, v: Tensor, layer: int) -> Tensor:
+    def __call__(
+        self, q: Tensor, k: Tensor, v: Tensor, layer: int, prefix: Prefix | None = None
+    ) -> Tensor:
         self.cache.store(layer, self.rows, self.places, k, v)
-        return self.documents(q, k, v, layer)
+        return self.documents(q, k, v, layer, prefix)
 
 
 class _Step:
@@ -102,10 +104,19 @@ class _Step:
             places = torch.arange(longest, device=cache.device)
             self.mask = (places < lengths[:, None])[:, None, None, :]
 
-    def __call__(self, q: Tensor, k: Tensor, v: Tensor, layer: int) -> Tensor:
+    def __call__(
+        self, q: Tensor, k: Tensor, v: Tensor, layer: int, prefix: Prefix | None = None
+    ) -> Tensor:
         self.cache.store(layer, self.rows, self.places, k, v)
         keys, values = self.cache.seen(layer)
+        mask = self.mask
+        if prefix is not None:
+            keys, values = (
+                torch.cat([start.transpose(0, 1).expand(len(own), -1, -1, -1), own], dim=2)
+                for start, own in zip(prefix, (keys, values), strict=True)
+            )
+            mask = None if mask is None else F.pad(mask, (len(prefix[0]), 0), value=True)
         # The heads that share a key head ask as its rows: nothing has to be repeated for them.
         asked = q.reshape(q.shape[0], k.shape[1], -1, q.shape[2])
-        y = F.scaled_dot_product_attention(asked, keys, values, attn_mask=self.mask)
+        y = F.scaled_dot_product_attention(asked, keys, values, attn_mask=mask)
         return y.flatten(1, 2)

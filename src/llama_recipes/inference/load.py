@@ -6,11 +6,11 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final, get_args
+from typing import Any, Final, get_args
 
 import torch
 
-from llama_recipes.adapters.peft_format import is_adapter, read_adapter_config, read_lora_config
+from llama_recipes.adapters.peft_config import is_adapter, read_adapter_config, read_raw
 from llama_recipes.adapters.select import adapt, start_adapter
 from llama_recipes.data.example import Format
 from llama_recipes.data.tokenizer import Tokenizer, holds_tokenizer, load_tokenizer
@@ -21,6 +21,7 @@ from llama_recipes.model.llama import Llama
 from llama_recipes.model.source import ModelSource, open_model
 from llama_recipes.model.weights import load_weights
 from llama_recipes.monitoring.results import RESULTS_FILE
+from llama_recipes.quantization.select import Quantization, quantize
 
 _FORMATS: Final[Mapping[str, Format]] = {name: name for name in get_args(Format)}
 
@@ -48,7 +49,8 @@ def load_for_inference(
     base: the model that an adapter is put on, where it is not the one that the adapter names.
     prompt_format: where prompts are not to be written as in training.
     An adapter stays beside its base's weights: added to them, it would be rounded with them, and
-    answers would not be those of training. Raises CheckpointError and ConfigError.
+    answers would not be those of training; for the same reason a base that was quantised then is
+    quantised now. Raises CheckpointError and ConfigError.
     """
     folder = Path(name).expanduser()
     adapter = None
@@ -63,11 +65,12 @@ def load_for_inference(
     else:
         source = open_model(name)
     has_its_own = adapter is not None and holds_tokenizer(folder)
+    trained = _results_of(folder)
     tokenizer = load_tokenizer(folder if has_its_own else source.path)
     return Loaded(
-        model=_build(source, adapter, device=device, dtype=dtype),
+        model=_build(source, adapter, _quantization(trained), device=device, dtype=dtype),
         tokenizer=tokenizer,
-        prompt_format=prompt_format or _trained_format(folder) or default_format(tokenizer),
+        prompt_format=prompt_format or _format(trained) or default_format(tokenizer),
         name=name,
     )
 
@@ -75,7 +78,7 @@ def load_for_inference(
 def _base_of(folder: Path, base: str | None) -> ModelSource:
     if base is not None:
         return open_model(base)
-    named = read_adapter_config(folder).get("base_model_name_or_path")
+    named = read_raw(folder).get("base_model_name_or_path")
     if not named:
         raise ConfigError(
             f"{folder} is an adapter that does not say which model it belongs to."
@@ -91,23 +94,31 @@ def _base_of(folder: Path, base: str | None) -> ModelSource:
 
 
 def _build(
-    source: ModelSource, adapter: Path | None, *, device: torch.device, dtype: torch.dtype
+    source: ModelSource,
+    adapter: Path | None,
+    how: Quantization | None,
+    *,
+    device: torch.device,
+    dtype: torch.dtype,
 ) -> Llama:
+    settings = None if adapter is None else read_adapter_config(adapter)
     with torch.device("meta"):
         model = Llama(source.config, compute_dtype=dtype)
-        names = adapt(model, None if adapter is None else read_lora_config(adapter))
-    model.to(dtype)
+        names = adapt(model, settings)
+        model.to(dtype)
+        model.model.layers.requires_grad_(False)
+        quantize(model, how)
     load_weights(model, source.tensors, device=device, skip=names)
-    if adapter is not None:
-        start_adapter(model, checkpoint=str(adapter), seed=0, device=device)
+    if settings is not None:
+        start_adapter(model, settings, checkpoint=str(adapter), seed=0, device=device)
     return model.requires_grad_(False).eval()
 
 
-def _trained_format(folder: Path) -> Format | None:
-    """What the results of the run say; None where this is no run's result."""
+def _results_of(folder: Path) -> dict[str, Any]:
+    """The results.json of the run that made this; empty where no run did."""
     path = (folder.parent if folder.name == LAST else folder) / RESULTS_FILE
     if not path.is_file():
-        return None
+        return {}
     try:
         results = json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
@@ -115,5 +126,14 @@ def _trained_format(folder: Path) -> Format | None:
             f"{path} is not valid JSON ({error}). Remove it, and say with --prompt_format how"
             " prompts were written in training."
         ) from error
-    name = results.get("prompt_format") if isinstance(results, dict) else None
+    return results if isinstance(results, dict) else {}
+
+
+def _format(trained: Mapping[str, Any]) -> Format | None:
+    name = trained.get("prompt_format")
     return _FORMATS.get(name) if isinstance(name, str) else None
+
+
+def _quantization(trained: Mapping[str, Any]) -> Quantization | None:
+    recorded = trained.get("quantization")
+    return Quantization.recorded(recorded) if isinstance(recorded, dict) else None

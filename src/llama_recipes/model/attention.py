@@ -16,11 +16,16 @@ from torch import Tensor
 from llama_recipes.kernels import library, varlen
 from llama_recipes.kernels.attention import document_attention
 
+Prefix = tuple[Tensor, Tensor]
+"""Keys and values [P, K, d] that every document begins with, as if P tokens stood before it."""
+
 
 class AttentionFn(Protocol):
     """What the model asks for: softmax attention over the tokens that a token may see."""
 
-    def __call__(self, q: Tensor, k: Tensor, v: Tensor, layer: int) -> Tensor:
+    def __call__(
+        self, q: Tensor, k: Tensor, v: Tensor, layer: int, prefix: Prefix | None = None
+    ) -> Tensor:
         """q [N, H, d], k and v [N, K, d] of decoder layer `layer` → [N, H, d]."""
 
 
@@ -31,11 +36,16 @@ class DocumentAttention:
     """
 
     def __init__(self, lengths: Sequence[int]) -> None:
+        self.lengths = list(lengths)
         self.runs = list(_equal_runs(lengths))
         self.starts = torch.tensor(list(accumulate(lengths, initial=0)))
         self.longest = max(lengths, default=0)
 
-    def __call__(self, q: Tensor, k: Tensor, v: Tensor, layer: int) -> Tensor:
+    def __call__(
+        self, q: Tensor, k: Tensor, v: Tensor, layer: int, prefix: Prefix | None = None
+    ) -> Tensor:
+        if prefix is not None:
+            return self._prefixed(q, k, v, layer, prefix)
         if library.serves(q, k, v):
             return document_attention(q, k, v, self.starts)
         if varlen.serves(q):
@@ -49,6 +59,19 @@ class DocumentAttention:
             outputs.append(causal_attention(*run))
             start = end
         return torch.cat([x.flatten(0, 1) for x in outputs])
+
+    def _prefixed(self, q: Tensor, k: Tensor, v: Tensor, layer: int, prefix: Prefix) -> Tensor:
+        """As documents that are longer by the prefix, whose own queries nobody asks for."""
+        count = len(prefix[0])
+
+        def behind(start: Tensor, x: Tensor) -> Tensor:
+            documents = torch.split(x, self.lengths)
+            return torch.cat([part for own in documents for part in (start, own)])
+
+        longer = DocumentAttention([count + length for length in self.lengths])
+        nothing = q.new_zeros(count, *q.shape[1:])
+        y = longer(behind(nothing, q), behind(prefix[0], k), behind(prefix[1], v), layer)
+        return torch.cat([part[count:] for part in torch.split(y, longer.lengths)])
 
 
 def _equal_runs(lengths: Sequence[int]) -> Iterator[tuple[int, int]]:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
-from typing import Protocol
+import math
+from collections.abc import Collection, Iterable, Iterator, Mapping
+from typing import Protocol, runtime_checkable
 
 import torch
 from torch import Tensor, nn
@@ -30,6 +31,21 @@ class TensorSource(Protocol):
         """
 
 
+@runtime_checkable
+class Encoding(Protocol):
+    """A layer that keeps its weight in another form than checkpoints do.
+
+    shapes: of the tensors in a checkpoint that it encodes, by the last part of their keys.
+    parts: names of the parameters that it keeps them in.
+    """
+
+    shapes: Mapping[str, tuple[int, ...]]
+    parts: tuple[str, ...]
+
+    def encode(self, rows: Iterable[Tensor], device: torch.device) -> None:
+        """Take the rows of the checkpoint's weight in order, some at a time."""
+
+
 def load_weights(
     model: nn.Module,
     tensors: TensorSource,
@@ -43,28 +59,35 @@ def load_weights(
     Raises CheckpointError as `check_weights` does, before reading any.
     """
     check_weights(model, tensors, skip=skip)
-    for key, name in _names(model, skip).items():
-        owner_name, _, leaf = name.rpartition(".")
-        owner = model.get_submodule(owner_name)
+    for key, (owner, leaf, shape) in _places(model, skip).items():
+        chunks = _chunks(shape)
+        if isinstance(owner, Encoding) and leaf in owner.shapes:
+            owner.encode((tensors.read(key, *rows) for rows in chunks), device)
+            continue
         blank = getattr(owner, leaf)
-        filled = torch.empty(blank.shape, dtype=blank.dtype, device=device)
-        for start, stop in _chunks(blank.shape):
+        filled = torch.empty(shape, dtype=blank.dtype, device=device)
+        for start, stop in chunks:
             filled[start:stop].copy_(tensors.read(key, start, stop))
         setattr(owner, leaf, nn.Parameter(filled, requires_grad=blank.requires_grad))
 
 
+def count_parameters(model: nn.Module) -> int:
+    """Numbers in all weights, however many bits each takes."""
+    return sum(math.prod(shape) for _, _, shape in _places(model, skip=()).values())
+
+
 def check_weights(model: nn.Module, tensors: TensorSource, *, skip: Collection[str] = ()) -> None:
     """Raises CheckpointError with every missing key, extra key and wrong shape."""
-    names = _names(model, skip)
+    places = _places(model, skip)
     found = tensors.shapes
-    missing = [key for key in names if key not in found]
-    extra = [key for key in found if key not in names and not _is_no_weight(key)]
+    missing = [key for key in places if key not in found]
+    extra = [key for key in found if key not in places and not _is_no_weight(key)]
     if "lm_head.weight" in extra and _is_copy_of_embedding(tensors):
         extra.remove("lm_head.weight")
     wrong = [
-        f"{key} is {_size(found[key])} and should be {_size(parameter.shape)}"
-        for key, parameter in ((key, model.get_parameter(name)) for key, name in names.items())
-        if key in found and tuple(found[key]) != tuple(parameter.shape)
+        f"{key} is {_size(found[key])} and should be {_size(shape)}"
+        for key, (_, _, shape) in places.items()
+        if key in found and tuple(found[key]) != shape
     ]
     problems = []
     if missing:
@@ -86,9 +109,28 @@ def check_weights(model: nn.Module, tensors: TensorSource, *, skip: Collection[s
         raise CheckpointError(*problems)
 
 
-def _names(model: nn.Module, skip: Collection[str]) -> dict[str, str]:
-    """Checkpoint key → name of the parameter."""
-    return {checkpoint_key(name): name for name, _ in model.named_parameters() if name not in skip}
+Place = tuple[nn.Module, str, tuple[int, ...]]
+"""A layer, what it calls one of its tensors, and the shape of that in a checkpoint."""
+
+
+def _places(model: nn.Module, skip: Collection[str]) -> dict[str, Place]:
+    """Checkpoint key → where its tensor goes."""
+    return {
+        checkpoint_key(name): place
+        for prefix, layer in model.named_modules()
+        for name, place in _own_places(layer, f"{prefix}." if prefix else "")
+        if name not in skip
+    }
+
+
+def _own_places(layer: nn.Module, prefix: str) -> Iterator[tuple[str, Place]]:
+    encoded = layer.parts if isinstance(layer, Encoding) else ()
+    if isinstance(layer, Encoding):
+        for leaf, shape in layer.shapes.items():
+            yield prefix + leaf, (layer, leaf, shape)
+    for leaf, parameter in layer.named_parameters(recurse=False):
+        if leaf not in encoded:
+            yield prefix + leaf, (layer, leaf, tuple(parameter.shape))
 
 
 def checkpoint_key(name: str) -> str:

@@ -8,6 +8,7 @@ from typing import Any
 from llama_recipes.configs.training import TrainConfig
 from llama_recipes.data.store import TokenStore
 from llama_recipes.model.llama import Llama
+from llama_recipes.model.weights import count_parameters
 from llama_recipes.monitoring.screen import Screen
 
 _FEW_STEPS = 50
@@ -42,7 +43,7 @@ def _losses(store: TokenStore) -> str:
 
 
 def model(model: Llama, name: str, screen: Screen) -> None:
-    total = sum(p.numel() for p in model.parameters())
+    total = count_parameters(model)
     trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
     screen.line(f"--> {name} has {total / 1e6:.6f} Million params")
     screen.line(

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from itertools import islice
 
 import torch
+from torch.amp import GradScaler
 from torch.optim import Optimizer
 
 from llama_recipes.configs.training import TrainConfig
@@ -59,6 +60,7 @@ class Run:
         self.config, self.selection = config, selection
         self.log, self.screen = log, screen
         self.device = model.head_weight.device
+        self.scaler = GradScaler(self.device.type, enabled=config.use_fp16)
         self.progress = Progress()
         self._epoch_loss, self._epoch_tokens, self._epoch_started = 0.0, 0, 0.0
         self._step_started = 0.0
@@ -102,6 +104,7 @@ class Run:
             list(on_device(window.batches, self.device, self.model.dtype)),
             self.optimizer,
             clip_norm=clip_norm if self.config.gradient_clipping else None,
+            scaler=self.scaler,
         )
         self.progress.step += 1
         if result is None:

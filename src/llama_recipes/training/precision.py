@@ -6,11 +6,14 @@ import torch
 from torch import nn
 
 
-def set_precision(model: nn.Module, compute_dtype: torch.dtype) -> None:
-    """Trained weights in float32, frozen ones in the dtype that is computed in.
+def set_precision(
+    model: nn.Module, compute_dtype: torch.dtype, trained_dtype: torch.dtype = torch.float32
+) -> None:
+    """Trained weights in `trained_dtype`, frozen ones in the dtype that is computed in.
 
-    An update of a bf16 weight smaller than 1/256 of it would be lost in rounding.
+    An update of a bf16 weight smaller than 1/256 of it is lost in rounding, so that float32 is what
+    trained weights are kept in unless memory is all that counts.
     """
     for parameter in model.parameters():
-        dtype = torch.float32 if parameter.requires_grad else compute_dtype
+        dtype = trained_dtype if parameter.requires_grad else compute_dtype
         parameter.data = parameter.data.to(dtype)

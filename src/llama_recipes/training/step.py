@@ -12,6 +12,7 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
+from torch.amp import GradScaler
 from torch.optim import Optimizer
 
 from llama_recipes.data.loader import Batch
@@ -44,12 +45,15 @@ def train_step(
     optimizer: Optimizer,
     *,
     clip_norm: float | None = None,
+    scaler: GradScaler | None = None,
 ) -> StepResult | None:
     """Update the weights from all micro-batches of one step; gradients are zero before and after.
 
-    None where no token is supervised: nothing is changed then. Raises NonFiniteError, with the
-    weights unchanged, where the loss or a gradient is not finite.
+    None where no token is supervised: nothing is changed then. Where gradients leave the range of
+    fp16, the step is computed again with half the scale: no document is passed over. Raises
+    NonFiniteError, with the weights unchanged, where the loss or a gradient is not finite.
     """
+    scaler = scaler or GradScaler(enabled=False)
     supervised = sum(batch.num_supervised for batch in batches)
     if not supervised:
         return None
@@ -57,8 +61,9 @@ def train_step(
     for batch in batches:
         if batch.num_supervised:
             part = batch_loss(model, batch) / supervised
-            part.backward()  # type: ignore[no-untyped-call]
+            scaler.scale(part).backward()  # type: ignore[no-untyped-call]
             losses.append(part.detach())
+    scaler.unscale_(optimizer)
     parameters = [p for group in optimizer.param_groups for p in group["params"]]
     grad_norm = nn.utils.clip_grad_norm_(parameters, math.inf if clip_norm is None else clip_norm)
     result = StepResult(
@@ -69,8 +74,12 @@ def train_step(
     )
     if not (math.isfinite(result.loss) and math.isfinite(result.grad_norm)):
         optimizer.zero_grad()
+        if math.isfinite(result.loss) and scaler.is_enabled() and scaler.get_scale() > 1:
+            scaler.update()
+            return train_step(model, batches, optimizer, clip_norm=clip_norm, scaler=scaler)
         raise NonFiniteError(_explain(result, batches))
     optimizer.step()
+    scaler.update()
     optimizer.zero_grad()
     return result
 
