@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from llama_recipes.adapters.select import adapter_config, adapter_section
-from llama_recipes.configs.peft import AdapterConfig, LlamaAdapterConfig
+from llama_recipes.configs.peft import AdapterConfig, LlamaAdapterConfig, LoraConfig
 from llama_recipes.configs.run import RunConfig
 from llama_recipes.configs.section import Section, is_given
 from llama_recipes.configs.training import TrainConfig
@@ -113,6 +113,7 @@ def resolve(
         return config, None
     section = adapter_section(adapter)
     if is_given(train.from_peft_checkpoint):
+        adapter = _with_new_dropout(config, adapter)
         _refuse_other_settings(config, adapter, section)
         config = _with(config, "train_config", peft_method=section.removesuffix("_config"))
     layers = model.num_hidden_layers
@@ -127,6 +128,13 @@ def resolve(
         said = ", ".join(f"{name}={value}" for name, value in adapter.model_dump().items())
         screen.line(f"The adapter of {train.from_peft_checkpoint} has its own settings: {said}.")
     return config.model_copy(update={section: adapter}), adapter
+
+
+def _with_new_dropout(config: RunConfig, adapter: AdapterConfig) -> AdapterConfig:
+    """Dropout belongs to the training, not to the adapter: a given one holds."""
+    if not isinstance(adapter, LoraConfig) or not config.was_set("lora_config.lora_dropout"):
+        return adapter
+    return adapter.model_copy(update={"lora_dropout": config.lora_config.lora_dropout})
 
 
 def _refuse_other_settings(config: RunConfig, adapter: AdapterConfig, section: str) -> None:

@@ -144,10 +144,6 @@ COMES_AND_GOES = {
     "without --use_peft and --peft_method lora": ([], ["--use_peft"]),
     "without --use_peft and --peft_method llama_adapter": ([], ["--use_peft"]),
     "without --use_peft and --peft_method prefix": ([], ["--use_peft"]),
-    "because the adapter of --from_peft_checkpoint keeps its own settings": (
-        ["--use_peft", "--from_peft_checkpoint=x"],
-        ["--use_peft"],
-    ),
     **{
         f"without --dataset {dataset}": ([f"--dataset={other}"], [f"--dataset={dataset}"])
         for dataset, other in [

@@ -159,11 +159,31 @@ def test_an_adapter_goes_on_from_another_with_its_settings(run, capsys):
     first = run("--use_peft", "--r=3", "--lora_alpha=6", "--no_mixed_precision", name="first")
     second = run("--use_peft", f"--from_peft_checkpoint={first.folder}", "--lr=1e-30",
                  "--no_mixed_precision", name="second")  # fmt: skip
-    assert "sets r=3 and the rest" in capsys.readouterr().out
+    assert "has its own settings: r=3, lora_alpha=6" in capsys.readouterr().out
     assert second.config["lora_config"]["r"] == 3
     assert second.evaluations[0]["eval_loss"] == pytest.approx(
         first.evaluations[-1]["eval_loss"], rel=1e-6
     )
+
+
+@pytest.mark.parametrize(
+    ("flags", "said"),
+    [
+        (["--r=4"], "--lora_config.r is 4, but the adapter in {} was made with 3."),
+        (["--peft_method=prefix"], "--peft_method is prefix, but the adapter in {} is of the kind"),
+        (["--model_name={other}"], "does not fit this model"),
+    ],
+)
+def test_an_adapter_that_contradicts_the_flags_is_refused(run, data, flags, said, tmp_path, capsys):
+    first = run("--use_peft", "--r=3", "--lora_alpha=6", name="first")
+    other = tiny_folder(tmp_path / "other", num_hidden_layers=3)
+    usual = [f"--model_name={first.config['train_config']['model_name']}", *data, "--use_peft"]
+    usual += [f"--from_peft_checkpoint={first.folder}", f"--output_dir={tmp_path / 'second'}"]
+    last = {flag.partition("=")[0]: flag.format(other=other) for flag in (*usual, *flags)}
+    capsys.readouterr()
+    assert main(list(last.values())) == (4 if "fit" in said else 2)
+    assert said.format(first.folder) in " ".join(capsys.readouterr().err.split())
+    assert not list(tmp_path.glob("second/*.safetensors"))
 
 
 def test_a_tilde_is_the_home_folder(run, monkeypatch, tmp_path):

@@ -22,8 +22,6 @@ IDLE_WITHOUT = {
     "train_config.dist_checkpoint_folder": "--enable_fsdp",
     "train_config.flop_counter_start": "--flop_counter",
     "train_config.profiler_dir": "--use_profiler",
-    "llama_adapter_config": "--use_peft --peft_method=llama_adapter",
-    "prefix_config": "--use_peft --peft_method=prefix",
     "fsdp_config": "--enable_fsdp",
     "wandb_config": "--use_wandb",
 }

@@ -247,12 +247,9 @@ def sharded(tmp_path_factory) -> Path:
     return folder
 
 
-@pytest.mark.parametrize(("bits", "share"), [("4", 0.4), ("8", 0.65)])
+@pytest.mark.parametrize(("bits", "share"), [("4", 0.4), ("8", 0.6)])
 def test_loading_takes_little_more_than_what_is_kept(sharded, bits, share):
-    """At its peak a share of the bf16 weights, and one shard; in a process of its own.
-
-    8 bits are half of them; bitsandbytes needs 26 MB more for a chunk of 2 million weights.
-    """
+    """At its peak a share of the bf16 weights, and one shard; in a process of its own."""
     files = list(sharded.glob("*.safetensors"))
     assert len(files) > 5
     done = subprocess.run(

@@ -54,6 +54,7 @@ def make_inputs(folder: Path) -> dict[str, str]:
     made = {
         "model": tiny_folder(folder / "model"),
         "other_model": tiny_folder(folder / "other_model", seed=1),
+        "biased_model": tiny_folder(folder / "biased_model", attention_bias=True),
         "wide_model": tiny_folder(folder / "wide_model", **WIDE),
         "adapter": _adapter(folder / "adapter"),
         "train": jsonl(folder / "train.jsonl", train),

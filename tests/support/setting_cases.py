@@ -97,6 +97,14 @@ TRAINING = [
         losses,
         shows=(["result/model.safetensors"], ["result/adapter_model.safetensors"]),
     ),
+    of_train(
+        "peft_method",
+        "prefix",
+        in_adapter("peft_type"),
+        losses,
+        flags=LORA,
+        shows=("LORA", "PREFIX_TUNING"),
+    ),
     of_train("from_peft_checkpoint", "{adapter}", first_loss, in_adapter("r"), flags=LORA),
     of_train("freeze_layers", "True", later_losses),
     of_train("num_freeze_layers", "2", later_losses, flags="--freeze_layers"),
@@ -211,12 +219,39 @@ TRAINING = [
     of_train("save_model", "False", saved_model, shows=(["result/model.safetensors"], [])),
 ]
 
+BIASED = f"{LORA} --model_name={{biased_model}}"
+PROMPTS = "--use_peft --peft_method=llama_adapter"
+
 ADAPTER = [
     Case("lora_config.r", "4", (in_adapter("r"), shapes, later_losses), LORA, (8, 4)),
     Case("lora_config.lora_alpha", "8", (in_adapter("lora_alpha"), later_losses), LORA, (32, 8)),
     Case("lora_config.target_modules", "all-linear", (shapes, later_losses), LORA),
     Case("lora_config.target_modules", "k_proj", (shapes, later_losses), LORA),
     Case("lora_config.lora_dropout", "0.5", (in_adapter("lora_dropout"), norms), "--use_peft"),
+    Case(
+        "lora_config.bias", "all", (shapes, later_losses), f"{LORA} --model_name={{biased_model}}"
+    ),
+    Case(
+        "llama_adapter_config.adapter_len",
+        "4",
+        (in_adapter("adapter_len"), later_losses),
+        PROMPTS,
+        (10, 4),
+    ),
+    Case(
+        "llama_adapter_config.adapter_layers",
+        "1",
+        (in_adapter("adapter_layers"), shapes, later_losses),
+        PROMPTS,
+        (2, 1),
+    ),
+    Case(
+        "prefix_config.num_virtual_tokens",
+        "4",
+        (shapes, losses),
+        "--use_peft --peft_method=prefix",
+        ({"prompt_embeddings": 30}, {"prompt_embeddings": 4}),
+    ),
     Case("lora_config.use_rslora", "True", (in_adapter("use_rslora"), later_losses), LORA),
 ]
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from dataclasses import asdict
 
 import pytest
 import torch
@@ -24,6 +25,7 @@ from llama_recipes.model.llama import Llama
 from llama_recipes.model.source import open_model
 from llama_recipes.model.weights import load_weights
 from llama_recipes.training.precision import set_precision
+from support.quantised import KINDS, WIDE, dense, encoded_layers
 from support.tiny import tiny_config
 from support.tiny_folders import save_tiny_model, save_tiny_tokenizer
 
@@ -214,3 +216,30 @@ def test_prompts_that_cannot_be_answered(tokenizer):
     with pytest.raises(CheckpointError, match=r"gives the id 300 .* has only 300 rows"):
         check_prompt([3, 300], tokenizer, model)
     check_prompt([3] * 7, tokenizer, model)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_an_adapter_of_a_quantized_base_answers_on_one(tmp_path, kind):
+    """As in training: the adapter has learnt to make up for what rounding did to the base."""
+    save_tiny_model(tmp_path / "base", **WIDE)
+    folder = tmp_path / "result"
+    model = load(tmp_path / "base").model
+    add_lora(model, LORA)
+    initialise_lora(model, seed=1, device=CPU)
+    save_adapter(model, folder, config=LORA, base_model=str(tmp_path / "base"))
+    save_tiny_tokenizer(folder)
+    plain = load(folder).model
+    recorded = {"prompt_format": "samsum", "quantization": asdict(KINDS[kind])}
+    (folder / "results.json").write_text(json.dumps(recorded))
+    loaded = load(folder).model
+    assert len(list(encoded_layers(loaded))) == 7 * len(loaded.layers)
+    expected = logits(dense(loaded))
+    assert (logits(loaded) - expected).abs().max() <= 1e-5 * expected.abs().max()
+    assert (logits(plain) - expected).abs().max() > 1e-3 * expected.abs().max()
+
+
+@pytest.mark.parametrize("wrong", [{"bits": 3}, {"bits": 4, "quant_type": "int4"}])
+def test_a_quantization_that_is_not_known_is_refused(adapter, wrong):
+    (adapter / "results.json").write_text(json.dumps({"quantization": wrong}))
+    with pytest.raises(CheckpointError, match="no quantisation that is known here"):
+        load(adapter)

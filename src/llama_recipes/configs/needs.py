@@ -54,11 +54,6 @@ NEEDS = (
             ("prefix_config", "prefix"),
         )
     ),
-    Need(
-        ("lora_config", "llama_adapter_config", "prefix_config"),
-        lambda c: not is_given(c.train_config.from_peft_checkpoint),
-        "because the adapter of --from_peft_checkpoint keeps its own settings",
-    ),
     *(
         Need((dataset,), _is_active(dataset), f"without --dataset {dataset}")
         for dataset in get_args(DatasetName)

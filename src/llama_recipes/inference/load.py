@@ -106,7 +106,6 @@ def _build(
         model = Llama(source.config, compute_dtype=dtype)
         names = adapt(model, settings)
         model.to(dtype)
-        model.model.layers.requires_grad_(False)
         quantize(model, how)
     load_weights(model, source.tensors, device=device, skip=names)
     if settings is not None:

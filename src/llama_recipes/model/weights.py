@@ -14,6 +14,9 @@ from llama_recipes.errors import CheckpointError
 _CHUNK_ELEMENTS = 1 << 21
 """Read at once: 8 MiB as float32, so that loading needs little more than the weights."""
 
+_ENCODED_ELEMENTS = 1 << 18
+"""Encoded at once: it takes several copies in float32, which should not show beside the result."""
+
 _LISTED = 20
 
 
@@ -62,7 +65,11 @@ def load_weights(
     for key, (owner, leaf, shape) in _places(model, skip).items():
         chunks = _chunks(shape)
         if isinstance(owner, Encoding) and leaf in owner.shapes:
-            owner.encode((tensors.read(key, *rows) for rows in chunks), device)
+            few = max(1, _ENCODED_ELEMENTS // shape[1])
+            pieces = (
+                piece for rows in chunks for piece in torch.split(tensors.read(key, *rows), few)
+            )
+            owner.encode(pieces, device)
             continue
         blank = getattr(owner, leaf)
         filled = torch.empty(shape, dtype=blank.dtype, device=device)
