@@ -46,7 +46,12 @@ INLINE void end_tiles() {}
 #include <immintrin.h>
 
 #define TILE_ZERO(t) _tile_zero(t)
-#define TILE_LOAD(t, from, stride) _tile_loadd(t, from, stride)
+// GCC's intrinsics do not say what they read: without a barrier it may move stores behind the load.
+#define TILE_LOAD(t, from, stride)     \
+    do {                               \
+        asm volatile("" ::: "memory"); \
+        _tile_loadd(t, from, stride);  \
+    } while (0)
 #define TILE_STORE(t, to, stride) _tile_stored(t, to, stride)
 #define TILE_PRODUCT(c, a, b) _tile_dpbf16ps(c, a, b)
 
@@ -58,6 +63,7 @@ INLINE void start_tiles() {
         uint16_t column_bytes[16] = {64, 64, 64, 64, 64, 64, 64, 64};
         uint8_t rows[16] = {16, 16, 16, 16, 16, 16, 16, 16};
     } shapes;
+    asm volatile("" : : "m"(shapes));  // all 64 bytes are read, of which the intrinsic names 8
     _tile_loadconfig(&shapes);
 }
 INLINE void end_tiles() { _tile_release(); }
