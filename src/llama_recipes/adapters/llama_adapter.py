@@ -10,11 +10,10 @@ Shapes: N tokens, P prompt vectors, D hidden size, H heads, K key/value heads, d
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import torch
 from torch import Tensor, nn
 
+from llama_recipes.adapters.modules import modules_of
 from llama_recipes.configs.peft import LlamaAdapterConfig
 from llama_recipes.errors import ConfigError
 from llama_recipes.model.attention import AttentionFn, Prefix
@@ -82,12 +81,6 @@ def add_llama_adapter(model: Llama, config: LlamaAdapterConfig) -> None:
         layer.self_attn = wrapped  # type: ignore[assignment]
 
 
-def adapted_attentions(model: Llama) -> Iterator[tuple[str, AdaptedAttention]]:
-    for name, module in model.named_modules():
-        if isinstance(module, AdaptedAttention):
-            yield name, module
-
-
 @torch.no_grad()
 def start_llama_adapter(model: Llama, *, seed: int, device: torch.device) -> None:
     """Prompts from a standard normal distribution, gates zero: the first output is the base's own.
@@ -95,7 +88,7 @@ def start_llama_adapter(model: Llama, *, seed: int, device: torch.device) -> Non
     Drawn on the CPU from `seed`, so that the start is the same on every device.
     """
     generator = torch.Generator().manual_seed(seed)
-    for _, module in adapted_attentions(model):
+    for _, module in modules_of(model, AdaptedAttention):
         prompt, gate = module.adaption_prompt, module.adaption_gate
         drawn = torch.empty(prompt.shape).normal_(generator=generator)
         module.adaption_prompt = nn.Parameter(drawn.to(device, prompt.dtype))

@@ -15,6 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from llama_recipes.adapters.modules import modules_of
 from llama_recipes.configs.peft import LoraConfig
 from llama_recipes.errors import ConfigError
 from llama_recipes.kernels import library
@@ -118,9 +119,7 @@ def _replace(model: Llama, name: str, module: nn.Module) -> None:
 
 
 def lora_layers(model: Llama) -> Iterator[tuple[str, LoraLinear]]:
-    for name, module in model.named_modules():
-        if isinstance(module, LoraLinear):
-            yield name, module
+    return modules_of(model, LoraLinear)
 
 
 @torch.no_grad()

@@ -15,9 +15,10 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
-from llama_recipes.adapters.llama_adapter import adapted_attentions
+from llama_recipes.adapters.llama_adapter import AdaptedAttention
 from llama_recipes.adapters.lora import lora_biases, lora_layers
-from llama_recipes.adapters.prefix import prefix_attentions
+from llama_recipes.adapters.modules import modules_of
+from llama_recipes.adapters.prefix import PrefixAttention
 from llama_recipes.configs.peft import AdapterConfig, LoraConfig
 from llama_recipes.errors import CheckpointError
 from llama_recipes.model.llama import Llama
@@ -30,7 +31,7 @@ _PROMPTS = "prompt_embeddings"
 def adapter_tensors(model: Llama, config: AdapterConfig) -> dict[str, Tensor]:
     """Every weight of the adapter under peft's key, in float32 on the CPU."""
     tensors = {key: p.detach() for key, p in _parameters(model, config).items()}
-    layers = [layer.prefix.detach() for layer in prefix_attentions(model)]
+    layers = [layer.prefix.detach() for _, layer in modules_of(model, PrefixAttention)]
     if layers:
         tensors[_PROMPTS] = torch.stack(layers, dim=1).flatten(1)  # [P, L, 2, K, d]
     return {key: tensor.float().contiguous().cpu() for key, tensor in tensors.items()}
@@ -46,7 +47,7 @@ def _parameters(model: Llama, config: AdapterConfig) -> dict[str, Tensor]:
     trained_biases = config.bias if isinstance(config, LoraConfig) else "none"
     for name, parameter in lora_biases(model, trained_biases):
         found[f"{_PREFIX}{name.replace('.base.', '.base_layer.')}"] = parameter
-    for name, module in adapted_attentions(model):
+    for name, module in modules_of(model, AdaptedAttention):
         found[f"{_PREFIX}{name}.adaption_prompt"] = module.adaption_prompt
         found[f"{_PREFIX}{name}.adaption_gate"] = module.adaption_gate
     return found
@@ -59,7 +60,7 @@ def load_adapter_weights(model: Llama, config: AdapterConfig, folder: Path) -> N
     Raises CheckpointError that lists every missing, extra or misshapen tensor.
     """
     stored = _read(folder)
-    prefixes = list(prefix_attentions(model))
+    prefixes = [layer for _, layer in modules_of(model, PrefixAttention)]
     parameters = _parameters(model, config)
     shapes = {key: tuple(parameter.shape) for key, parameter in parameters.items()}
     if prefixes:

@@ -37,6 +37,7 @@ class DocumentAttention:
 
     def __init__(self, lengths: Sequence[int]) -> None:
         self.lengths = list(lengths)
+        self._longer: DocumentAttention | None = None
         self.runs = list(_equal_runs(lengths))
         self.starts = torch.tensor(list(accumulate(lengths, initial=0)))
         self.longest = max(lengths, default=0)
@@ -68,7 +69,8 @@ class DocumentAttention:
             documents = torch.split(x, self.lengths)
             return torch.cat([part for own in documents for part in (start, own)])
 
-        longer = DocumentAttention([count + length for length in self.lengths])
+        longer = self._longer or DocumentAttention([count + length for length in self.lengths])
+        self._longer = longer  # for the next layers, whose prefixes are as long
         nothing = q.new_zeros(count, *q.shape[1:])
         y = longer(behind(nothing, q), behind(prefix[0], k), behind(prefix[1], v), layer)
         return torch.cat([part[count:] for part in torch.split(y, longer.lengths)])
