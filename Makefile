@@ -12,6 +12,7 @@ quickstart: .venv/quickstart
 
 ## All tests
 test: .venv/dev
+	-@test -d .venv/llama_cpp || $(MAKE) .venv/llama_cpp
 	$(BIN)/pytest
 
 ## Speed and memory next to TRL's: writes benchmarks/results.json and the tables made from it
@@ -49,6 +50,13 @@ golden: .venv/dev
 
 .venv/dev: .venv/quickstart
 	$(PIP) --editable '.[dev,quickstart,hub]'
+	touch $@
+
+# llama.cpp, compiled, for the tests that read our GGUF files with it: 85 MB through npm. Tests say
+# so where it is missing.
+.venv/llama_cpp: .venv/made
+	npm install --prefix $@ --no-audit --no-fund --ignore-scripts --omit=optional \
+		node-llama-cpp@3.22.1 @node-llama-cpp/linux-x64@3.22.1
 	touch $@
 
 .venv/bench: .venv/quickstart

@@ -4,25 +4,21 @@ from __future__ import annotations
 
 from pathlib import Path
 from tempfile import TemporaryFile
-from typing import Any
 
 import torch
 
-from llama_recipes.adapters.select import adapter_config, adapter_section
-from llama_recipes.configs.peft import AdapterConfig, LlamaAdapterConfig, LoraConfig
 from llama_recipes.configs.run import RunConfig
-from llama_recipes.configs.section import Section, is_given
+from llama_recipes.configs.section import is_given
 from llama_recipes.configs.training import TrainConfig
 from llama_recipes.data.loader import Loader
 from llama_recipes.data.splits import Splits
 from llama_recipes.data.tokenizer import Tokenizer
 from llama_recipes.errors import CheckpointError, ConfigError
-from llama_recipes.export.result import LAST
 from llama_recipes.kernels import library
 from llama_recipes.model.config import LlamaConfig
 from llama_recipes.model.llama import Llama
 from llama_recipes.monitoring.memory import GIB, available_memory_gib
-from llama_recipes.monitoring.results import RESULTS_FILE, is_finished
+from llama_recipes.monitoring.results import LAST, RESULTS_FILE, is_finished
 from llama_recipes.monitoring.run_log import METRICS_FILE
 from llama_recipes.monitoring.screen import Screen
 from llama_recipes.parallel.device import has_bf16
@@ -92,75 +88,6 @@ def _output_path(config: RunConfig) -> Path | None:
     return Path(output_dir).expanduser() if is_given(output_dir) else None
 
 
-def resolve(
-    config: RunConfig, model: LlamaConfig, screen: Screen
-) -> tuple[RunConfig, AdapterConfig | None]:
-    """Settle what depends on the model or on an adapter that is gone on with.
-
-    Raises ConfigError where a context_length was asked for that the model does not have.
-    """
-    train, limit = config.train_config, model.max_position_embeddings
-    if train.context_length > limit:
-        if config.was_set("train_config.context_length"):
-            raise ConfigError(
-                f"--context_length is {train.context_length}, but the model was made for at most"
-                f" {limit} tokens. Give at most {limit}."
-            )
-        screen.line(f"context_length is {limit}, the model's own limit.")
-        config = _with(config, "train_config", context_length=limit)
-    adapter = adapter_config(config)
-    if adapter is None:
-        return config, None
-    section = adapter_section(adapter)
-    if is_given(train.from_peft_checkpoint):
-        adapter = _with_new_dropout(config, adapter)
-        _refuse_other_settings(config, adapter, section)
-        config = _with(config, "train_config", peft_method=section.removesuffix("_config"))
-    layers = model.num_hidden_layers
-    if (
-        isinstance(adapter, LlamaAdapterConfig)
-        and adapter.adapter_layers > layers
-        and not config.was_set("llama_adapter_config.adapter_layers")
-    ):
-        screen.line(f"adapter_layers is {layers}, all decoder layers of the model.")
-        adapter = adapter.model_copy(update={"adapter_layers": layers})
-    if is_given(train.from_peft_checkpoint) and adapter != config.section(section):
-        said = ", ".join(f"{name}={value}" for name, value in adapter.model_dump().items())
-        screen.line(f"The adapter of {train.from_peft_checkpoint} has its own settings: {said}.")
-    return config.model_copy(update={section: adapter}), adapter
-
-
-def _with_new_dropout(config: RunConfig, adapter: AdapterConfig) -> AdapterConfig:
-    """Dropout belongs to the training, not to the adapter: a given one holds."""
-    if not isinstance(adapter, LoraConfig) or not config.was_set("lora_config.lora_dropout"):
-        return adapter
-    return adapter.model_copy(update={"lora_dropout": config.lora_config.lora_dropout})
-
-
-def _refuse_other_settings(config: RunConfig, adapter: AdapterConfig, section: str) -> None:
-    """Raises ConfigError where settings were given that the adapter to go on with does not have."""
-    folder = config.train_config.from_peft_checkpoint
-    method = section.removesuffix("_config")
-    if config.was_set("train_config.peft_method") and config.train_config.peft_method != method:
-        raise ConfigError(
-            f"--peft_method is {config.train_config.peft_method}, but the adapter in {folder} is of"
-            f" the kind {method}. Leave the flag out, or start a new adapter."
-        )
-    problems = [
-        f"--{key} is {config.value(key)}, but the adapter in {folder} was made with {value}."
-        " Leave the flag out, or start a new adapter."
-        for name, value in adapter.model_dump().items()
-        if config.was_set(key := f"{section}.{name}") and config.value(key) != value
-    ]
-    if problems:
-        raise ConfigError(*problems)
-
-
-def _with(config: RunConfig, section: str, **values: Any) -> RunConfig:
-    changed: Section = config.section(section).model_copy(update=values)
-    return config.model_copy(update={section: changed})
-
-
 def check_vocabulary(splits: Splits, tokenizer: Tokenizer, model: LlamaConfig) -> None:
     """Raises CheckpointError where an id of the data has no row in the embedding."""
     stores = [splits.train, *([splits.validation] if splits.validation else [])]
@@ -169,7 +96,8 @@ def check_vocabulary(splits: Splits, tokenizer: Tokenizer, model: LlamaConfig) -
         raise CheckpointError(
             f"The tokenizer gives the id {highest} ({tokenizer.decode([highest])!r}), but the"
             f" model's embedding has only {model.vocab_size} rows. Use the tokenizer that belongs"
-            " to the model."
+            " to the model, or name one with new tokens with --tokenizer_name: the embedding grows"
+            " to hold them."
         )
 
 

@@ -17,14 +17,16 @@ from llama_recipes.configs.flags import to_yaml
 from llama_recipes.configs.needs import warnings
 from llama_recipes.configs.peft import AdapterConfig
 from llama_recipes.configs.run import RunConfig
+from llama_recipes.configs.section import is_given
 from llama_recipes.configs.training import TrainConfig
 from llama_recipes.data.loader import Loader
 from llama_recipes.data.prepare import Preparation
 from llama_recipes.data.splits import Splits, open_splits
-from llama_recipes.data.tokenizer import Tokenizer, load_tokenizer
+from llama_recipes.data.tokenizer import Tokenizer, holds_tokenizer, load_tokenizer
 from llama_recipes.errors import ConfigError
 from llama_recipes.export.result import ResultWriter
 from llama_recipes.model.config import LlamaConfig
+from llama_recipes.model.fingerprint import weights_fingerprint
 from llama_recipes.model.freezing import freeze_lowest
 from llama_recipes.model.llama import Llama
 from llama_recipes.model.source import TOKENIZER_FILES, ModelSource, locate, open_model
@@ -35,6 +37,12 @@ from llama_recipes.monitoring.run_log import RunLog
 from llama_recipes.monitoring.screen import Screen
 from llama_recipes.parallel.device import choose_device
 from llama_recipes.quantization.select import Quantization, quantize
+from llama_recipes.resolve import (
+    check_adapter_base,
+    check_adapter_weights,
+    resolve,
+    with_tokens_of,
+)
 from llama_recipes.training.gpu_kernels import speed_up
 from llama_recipes.training.loop import Progress, Run
 from llama_recipes.training.optimizers import make_optimizer
@@ -52,14 +60,20 @@ def finetune(config: RunConfig, screen: Screen | None = None) -> dict[str, Any]:
     preflight.refuse_several_processes()
     preflight.refuse_results(config)
     source = open_model(config.train_config.model_name)
-    config, adapter = preflight.resolve(config, source.config, screen)
+    base = weights_fingerprint(source.tensors)
+    check_adapter_base(config, base)
+    tokenizer = load_tokenizer(_tokenizer_path(config.train_config, source))
+    known_tokens = source.config.vocab_size
+    source = with_tokens_of(tokenizer, source, config.train_config, screen)
+    extended = source.config.vocab_size > known_tokens
+    config, adapter = resolve(config, source.config, screen, extended=extended)
     train = config.train_config
     device = choose_device()
     dtype = preflight.compute_dtype(device, train, screen)
     preflight.use_kernels(device, required=train.use_fast_kernels, screen=screen)
     model, adapter_names = shape_model(source.config, config, adapter, dtype)
     check_weights(model, source.tensors, skip=adapter_names)
-    tokenizer = load_tokenizer(_tokenizer_path(train, source))
+    check_adapter_weights(config, model, adapter)
 
     folder = preflight.output_folder(config)
     if folder is not None:
@@ -78,7 +92,7 @@ def finetune(config: RunConfig, screen: Screen | None = None) -> dict[str, Any]:
     preflight.check_memory(model, loader, device)
 
     selection = Selection(
-        _result_writer(train, folder, model, tokenizer, source, adapter),
+        _result_writer(train, folder, model, tokenizer, source, adapter, base),
         patience=train.early_stopping_patience,
     )
     schedule = _make_schedule(train, loader, screen)
@@ -158,8 +172,11 @@ def quantization(config: RunConfig) -> Quantization | None:
 
 
 def _tokenizer_path(train: TrainConfig, source: ModelSource) -> Path:
+    """The one that was named, else that of the adapter to go on with, else the model's own."""
     if train.tokenizer_name is None:
-        return source.path
+        adapter = Path(train.from_peft_checkpoint).expanduser()
+        has_its_own = is_given(train.from_peft_checkpoint) and holds_tokenizer(adapter)
+        return adapter if has_its_own else source.path
     return locate(train.tokenizer_name, what="tokenizer", hub_files=TOKENIZER_FILES)
 
 
@@ -184,7 +201,7 @@ def _open_splits(config: RunConfig, tokenizer: Tokenizer, screen: Screen) -> Spl
 def _make_loaders(
     train: TrainConfig, splits: Splits, tokenizer: Tokenizer, vocab_size: int, screen: Screen
 ) -> tuple[Loader, Loader | None]:
-    # A padding token added later has no embedding; as padding is never seen, any id will do.
+    # A padding token of a tokenizer that has more ids than the model: as it is never seen, any do.
     pad_id = tokenizer.pad_id if tokenizer.pad_id < vocab_size else 0
     common: dict[str, Any] = {
         "strategy": train.batching_strategy,
@@ -228,6 +245,7 @@ def _result_writer(
     tokenizer: Tokenizer,
     source: ModelSource,
     adapter: AdapterConfig | None,
+    base: str,
 ) -> ResultWriter | None:
     if folder is None or not train.save_model:
         return None
@@ -237,6 +255,7 @@ def _result_writer(
         tokenizer,
         adapter=adapter,
         base_model=source.name,
+        base_fingerprint=base,
         generation_config=source.generation_config,
     )
 

@@ -73,7 +73,7 @@ def test_an_unknown_command_names_the_nearest(capsys: pytest.CaptureFixture) -> 
         "Error: llama-recipes has no command 'trian'. Did you mean train?\n"
     )
     assert main(["zzz"]) == 2
-    assert "Choose from train, quickstart, chat." in capsys.readouterr().err
+    assert f"Choose from {', '.join(COMMANDS)}." in capsys.readouterr().err
 
 
 def test_help_and_version(capsys: pytest.CaptureFixture) -> None:

@@ -24,6 +24,9 @@ COMMANDS = {
     "llama-recipes chat --help": (
         "from llama_recipes.cli.main import main; sys.exit(main(['chat', '--help']))"
     ),
+    "llama-recipes evaluate --help": (
+        "from llama_recipes.cli.main import main; sys.exit(main(['evaluate', '--help']))"
+    ),
     "llama-recipes quickstart --help": (
         "from llama_recipes.cli.main import main; sys.exit(main(['quickstart', '--help']))"
     ),

@@ -18,7 +18,7 @@ LAYERS = (
     {"cli"},
     {"finetuning"},
     {"run"},
-    {"preflight"},
+    {"preflight", "resolve"},
     {"training"},
     {"export", "inference", "checkpoint"},
     {"adapters", "data", "monitoring", "parallel", "quantization"},

@@ -106,15 +106,14 @@ def test_a_model_without_a_tokenizer(said, model):
     assert "--tokenizer_name" in said(code=4)
 
 
-def test_a_tokenizer_with_more_ids_than_the_embedding_has_rows(said, model, data, tmp_path):
-    tokenizer = byte_tokenizer(additional_special_tokens=["<|new|>"])
-    tokenizer.save_pretrained(tmp_path / "tokenizer")
+def test_a_model_s_own_tokenizer_with_more_ids_than_the_embedding_has_rows(said, model, data):
+    byte_tokenizer(additional_special_tokens=["<|new|>"]).save_pretrained(model)
     jsonl(data, [{"prompt": "a", "completion": "b<|new|>c"}])
-    message = said(f"--tokenizer_name={tmp_path / 'tokenizer'}", code=4)
+    message = said(code=4)
     assert "The tokenizer gives the id 259 ('<|new|>'), but the model's embedding has only 259" in (
         message
     )
-    assert "Use the tokenizer that belongs to the model." in message
+    assert "Use the tokenizer that belongs to the model, or name one with new tokens" in message
 
 
 def test_an_adapter_that_does_not_fit(said, tmp_path, data, capsys):

@@ -9,9 +9,11 @@ import shlex
 import pytest
 from rich.console import Console
 
-from llama_recipes.cli import before_after, quickstart
+from llama_recipes.cli import quickstart
 from llama_recipes.cli.main import main
 from llama_recipes.errors import ConfigError
+from llama_recipes.inference import metrics
+from llama_recipes.inference.answers import spread
 from support.real import needs_model
 
 MEASURED, ASKED = 8, 6
@@ -49,7 +51,7 @@ def test_it_shows_what_changed_and_where_everything_is(done):
     for name in ("adapter_model.safetensors", "config.yaml", "metrics.jsonl", "results.json"):
         assert (folder / name).exists()
     assert max(len(line) for line in table_lines(shown)) == 100
-    for example in before_after.spread(measured["examples"], 5):
+    for example in spread(measured["examples"], 5):
         assert example["reference"].split()[0] in shown
 
 
@@ -82,15 +84,15 @@ def test_a_free_name_is_found(tmp_path):
 
 
 def test_a_missing_rouge_score_is_said_first(tmp_path, monkeypatch):
-    monkeypatch.setattr(before_after, "find_spec", lambda name: None)
+    monkeypatch.setattr(metrics, "find_spec", lambda name: None)
     with pytest.raises(ConfigError, match="pip install rouge-score"):
         quickstart.quickstart(tmp_path / "out")
     assert not (tmp_path / "out").exists()
 
 
 def test_examples_are_spread_over_all():
-    assert before_after.spread(range(10), 3) == [0, 3, 6]
-    assert before_after.spread(range(3), 5) == [0, 1, 2]
+    assert spread(range(10), 3) == [0, 3, 6]
+    assert spread(range(3), 5) == [0, 1, 2]
 
 
 def test_a_wrong_flag(capsys):

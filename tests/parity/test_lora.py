@@ -9,11 +9,7 @@ import torch.nn.functional as F
 from safetensors.torch import load_file
 from torch import Tensor
 
-from llama_recipes.adapters.lora import (
-    fuse_lora,
-    initialise_lora,
-    lora_layers,
-)
+from llama_recipes.adapters.lora import initialise_lora, lora_layers
 from llama_recipes.adapters.peft_config import read_adapter_config
 from llama_recipes.adapters.peft_format import load_adapter_weights
 from llama_recipes.configs.peft import LoraConfig
@@ -22,6 +18,7 @@ from llama_recipes.model.llama import Llama
 from llama_recipes.model.loss import cross_entropy_sum
 from llama_recipes.training.optimizers import make_optimizer
 from support.adapted import lora, saved
+from support.in_memory import merged
 from support.tiny import TINY, tiny_llama, transformers_twin
 
 pytestmark = pytest.mark.usefixtures("either_path")
@@ -67,14 +64,21 @@ def test_at_the_start_the_output_is_the_base_model_s_bit_for_bit(config, dtype):
 
 
 @EACH
-def test_fused_is_unfused(config):
+def test_merged_is_unmerged(config, tmp_path):
     model = lora(config)
     expected = logits_of(model)
-    fuse_lora(model)
-    assert not list(lora_layers(model))
-    assert dict(model.state_dict()).keys() == dict(tiny_llama().state_dict()).keys()
-    assert_close(logits_of(model), expected)
+    plain = merged(tiny_llama(), saved(model, tmp_path, config))
+    assert_close(logits_of(plain), expected)
     assert (expected - logits_of(tiny_llama())).abs().max() > 0.1
+
+
+@EACH
+def test_merged_weights_are_peft_s(config, tmp_path):
+    folder = saved(lora(config), tmp_path, config)
+    theirs = peft.PeftModel.from_pretrained(transformers_twin(tiny_llama()), folder)
+    expected = theirs.merge_and_unload().state_dict()
+    for key, weight in merged(tiny_llama(), folder).state_dict().items():
+        assert (weight - expected[key]).abs().max() <= 1e-6 * expected[key].abs().max(), key
 
 
 @EACH

@@ -6,7 +6,7 @@ import copy
 from collections.abc import Iterator
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from llama_recipes.adapters.lora import add_lora, initialise_lora
 from llama_recipes.configs.peft import LoraConfig
@@ -14,6 +14,7 @@ from llama_recipes.model.llama import Linear, Llama
 from llama_recipes.model.weights import load_weights
 from llama_recipes.quantization.linear import FourBitLinear, Int8Linear
 from llama_recipes.quantization.select import Quantization, quantize
+from support.in_memory import InMemory
 from support.tiny import tiny_llama
 
 CPU = torch.device("cpu")
@@ -27,17 +28,6 @@ KINDS = {
     "nf4, double": Quantization(4, "nf4", use_double_quant=True),
     "fp4, double": Quantization(4, "fp4", use_double_quant=True),
 }
-
-
-class InMemory:
-    """The weights of a model as a checkpoint."""
-
-    def __init__(self, model: nn.Module) -> None:
-        self.tensors = {key: tensor.detach() for key, tensor in model.state_dict().items()}
-        self.shapes = {key: tuple(tensor.shape) for key, tensor in self.tensors.items()}
-
-    def read(self, key: str, start: int = 0, stop: int | None = None) -> Tensor:
-        return self.tensors[key][start:stop]
 
 
 def quantised(kind: str, lora: LoraConfig | None = None, **changes) -> Llama:

@@ -253,6 +253,12 @@ ADAPTER = [
         ({"prompt_embeddings": 30}, {"prompt_embeddings": 4}),
     ),
     Case("lora_config.use_rslora", "True", (in_adapter("use_rslora"), later_losses), LORA),
+    Case(
+        "lora_config.modules_to_save",
+        "embed_tokens,lm_head",
+        (in_adapter("modules_to_save"), shapes, later_losses),
+        LORA,
+    ),
 ]
 
 SAMSUM = "--samsum_dataset.data_path={samsum}"

@@ -133,7 +133,7 @@ def test_a_validation_set_that_the_collator_empties_is_an_error(tmp_path):
         (ids,) = (sample["input_ids"] for sample in samples)
         return {"input_ids": [ids], "labels": [[-100] * len(ids)]}
 
-    with pytest.raises(DataError, match="No token of the validation data is supervised"):
+    with pytest.raises(DataError, match="No token of the documents to evaluate is supervised"):
         Trained(tmp_path, eval_collator=masked).train()
 
 

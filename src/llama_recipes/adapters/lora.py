@@ -9,7 +9,7 @@ Shapes: N tokens, r rank.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import torch
 import torch.nn.functional as F
@@ -25,6 +25,9 @@ from llama_recipes.quantization.linear import FourBitLinear, Int8Linear
 
 LINEAR_NAMES = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
 """The linear layers of a decoder layer: what "all-linear" stands for."""
+
+VOCABULARY_NAMES = ("embed_tokens", "lm_head")
+"""The modules that can be trained whole beside the update."""
 
 
 class LoraLinear(nn.Module):
@@ -46,25 +49,13 @@ class LoraLinear(nn.Module):
         dropped = F.dropout(x, dropout)
         return y + self.scale * F.linear(F.linear(dropped, a), b)  # type: ignore[no-any-return]
 
-    @torch.no_grad()
-    def fused(self) -> Linear:
-        """The wrapped layer with the update added to its weights; it shares no other storage.
-
-        One that is quantised becomes a plain one in fp32: a sum fits its few values no more.
-        """
-        update = self.scale * self.lora_B.weight.float() @ self.lora_A.weight.float()
-        base = self.base if isinstance(self.base, Linear) else self.base.dequantized()
-        dtype = base.weight.dtype
-        base.weight = nn.Parameter((base.weight + update).to(dtype), requires_grad=False)
-        return base
-
 
 def add_lora(model: Llama, config: LoraConfig) -> None:
     """Freeze `model` and wrap the target layers. On meta: `initialise_lora` fills A and B.
 
     A target is the end of a layer's name, whole parts of it, as in peft: `q_proj`, or
     `model.layers.0.self_attn.q_proj` for one layer alone. Raises ConfigError for a target that
-    fits none.
+    fits none, and for modules_to_save that cannot be trained whole.
     """
     targets = LINEAR_NAMES if config.target_modules == "all-linear" else config.target_modules
     layers = {
@@ -79,17 +70,18 @@ def add_lora(model: Llama, config: LoraConfig) -> None:
             f" Choose from {', '.join(LINEAR_NAMES)}, or all-linear."
         )
     model.requires_grad_(False)
-    rank_scale = math.sqrt(config.r) if config.use_rslora else config.r
     for name, base in layers.items():
         if any(_fits(name, target) for target in targets):
             wrapped = LoraLinear(
                 base,
                 rank=config.r,
-                scale=config.lora_alpha / rank_scale,
+                scale=lora_scale(config),
                 dropout=config.lora_dropout,
             )
             _replace(model, name, wrapped)
 
+    for _, weight in whole_weights(model, config.modules_to_save):
+        weight.requires_grad_(True)
     if config.bias != "none":
         biases = dict(lora_biases(model, config.bias))
         if not biases:
@@ -101,12 +93,35 @@ def add_lora(model: Llama, config: LoraConfig) -> None:
             bias.requires_grad_(True)
 
 
+def lora_scale(config: LoraConfig) -> float:
+    """What the update is multiplied by."""
+    return config.lora_alpha / (math.sqrt(config.r) if config.use_rslora else config.r)
+
+
 def lora_biases(model: Llama, which: str) -> Iterator[tuple[str, nn.Parameter]]:
     """Biases that are trained beside the adapter: "all", those of wrapped layers ("lora_only")."""
     for name, parameter in model.named_parameters():
         wrapped = name.endswith(".base.bias")
         if name.endswith(".bias") and (which == "all" or (which == "lora_only" and wrapped)):
             yield name, parameter
+
+
+def whole_weights(model: Llama, names: Sequence[str]) -> Iterator[tuple[str, nn.Parameter]]:
+    """The embedding and the head that are trained whole; both names, where they are one weight.
+
+    Raises ConfigError for a name that is neither.
+    """
+    unknown = [name for name in names if name not in VOCABULARY_NAMES]
+    if unknown:
+        raise ConfigError(
+            f"lora_config.modules_to_save names {', '.join(unknown)}, which cannot be trained"
+            f" whole beside an adapter. Choose from {', '.join(VOCABULARY_NAMES)}."
+        )
+    tied = model.config.tie_word_embeddings
+    if "embed_tokens" in names or (tied and names):
+        yield "model.embed_tokens.weight", model.model.embed_tokens.weight
+    if "lm_head" in names or (tied and names):
+        yield "lm_head.weight", model.head_weight
 
 
 def _fits(name: str, target: str) -> bool:
@@ -135,9 +150,3 @@ def initialise_lora(model: Llama, *, seed: int, device: torch.device) -> None:
         nn.init.kaiming_uniform_(drawn, a=math.sqrt(5), generator=generator)
         layer.lora_A.weight = nn.Parameter(drawn.to(device, a.dtype))
         layer.lora_B.weight = nn.Parameter(torch.zeros(b.shape, device=device, dtype=b.dtype))
-
-
-def fuse_lora(model: Llama) -> None:
-    """Replace every wrapped layer by a plain one with the update in its weights."""
-    for name, layer in list(lora_layers(model)):
-        _replace(model, name, layer.fused())

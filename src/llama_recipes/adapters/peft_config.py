@@ -9,6 +9,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
+from llama_recipes.adapters.lora import VOCABULARY_NAMES
 from llama_recipes.configs.peft import (
     AdapterConfig,
     LlamaAdapterConfig,
@@ -38,7 +39,6 @@ _MUST_BE_EMPTY = (
     "layers_pattern",
     "layers_to_transform",
     "lora_bias",
-    "modules_to_save",
     "monteclora_config",
     "prefix_projection",
     "rank_pattern",
@@ -67,8 +67,19 @@ def adapter_config_file(config: AdapterConfig, base_model: str, shape: LlamaConf
         "inference_mode": True,
         **_beside(kind, shape),
         **config.model_dump(mode="json"),
+        **_saved_whole(config, shape),
     }
     return (json.dumps(raw, indent=2) + "\n").encode()
+
+
+def _saved_whole(config: AdapterConfig, shape: LlamaConfig) -> dict[str, Any]:
+    """peft keeps an embedding and a head of their own each, also where the base ties the two."""
+    if not isinstance(config, LoraConfig):
+        return {}
+    if not config.modules_to_save:
+        return {"modules_to_save": None}
+    tied = shape.tie_word_embeddings
+    return {"modules_to_save": list(VOCABULARY_NAMES) if tied else config.modules_to_save}
 
 
 def _beside(kind: str, shape: LlamaConfig) -> dict[str, Any]:
@@ -116,6 +127,8 @@ def read_adapter_config(folder: Path) -> AdapterConfig:
             f"{folder} is an adapter of the kind {kind!r}; {', '.join(_KINDS)} can be read."
         )
     used = [name for name in _MUST_BE_EMPTY if raw.get(name)]
+    whole = [str(name).rpartition(".")[2] for name in raw.get("modules_to_save") or ()]
+    used += [f"modules_to_save={name}" for name in whole if name not in VOCABULARY_NAMES]
     start = str(raw.get("init_lora_weights"))
     used += [f"init_lora_weights={start}"] if start.lower().startswith(_CHANGED_BASES) else []
     if used:
@@ -127,6 +140,8 @@ def read_adapter_config(folder: Path) -> AdapterConfig:
         raise CheckpointError(*problems)
     model = _KINDS[kind]
     taken = {name: raw[name] for name in model.model_fields if raw.get(name) is not None}
+    if whole:
+        taken["modules_to_save"] = whole
     try:
         return model.model_validate(_PEFT_DEFAULTS.get(kind, {}) | taken)
     except ValidationError as error:

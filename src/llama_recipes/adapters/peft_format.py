@@ -8,15 +8,17 @@ Shapes: P virtual tokens, K key/value heads, d head dimension, L decoder layers.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from llama_recipes.adapters.llama_adapter import AdaptedAttention
-from llama_recipes.adapters.lora import lora_biases, lora_layers
+from llama_recipes.adapters.lora import lora_biases, lora_layers, whole_weights
 from llama_recipes.adapters.modules import modules_of
 from llama_recipes.adapters.prefix import PrefixAttention
 from llama_recipes.configs.peft import AdapterConfig, LoraConfig
@@ -26,6 +28,64 @@ from llama_recipes.model.llama import Llama
 WEIGHTS_FILE = "adapter_model.safetensors"
 _PREFIX = "base_model.model."
 _PROMPTS = "prompt_embeddings"
+_PLACES = {"embed_tokens": "model.embed_tokens", "lm_head": "lm_head"}
+_BASE = "base_fingerprint"
+
+
+@dataclass(frozen=True, slots=True)
+class AdapterHeader:
+    """What adapter_model.safetensors says before any weight is read.
+
+    shapes: of every tensor, by its key. base: the `weights_fingerprint` of the model it was made
+    for, where the file was written here.
+    """
+
+    shapes: dict[str, tuple[int, ...]]
+    base: str | None
+
+    @property
+    def vocab_size(self) -> int:
+        """Tokens that the adapter holds rows for; 0 where it leaves the vocabulary alone."""
+        return max((shape[0] for _, shape in self._whole()), default=0)
+
+    @property
+    def modules_to_save(self) -> list[str]:
+        """Names of the embedding and the head, where they are in the file."""
+        return [name for name, _ in self._whole()]
+
+    def _whole(self) -> list[tuple[str, tuple[int, ...]]]:
+        keys = {name: f"{_PREFIX}{place}.weight" for name, place in _PLACES.items()}
+        return [(name, self.shapes[key]) for name, key in keys.items() if key in self.shapes]
+
+
+def read_header(folder: Path) -> AdapterHeader:
+    """Raises CheckpointError where the file is missing or damaged."""
+    path = _weights_file(folder)
+    try:
+        with safe_open(path, framework="pt") as file:
+            shapes = {key: tuple(file.get_slice(key).get_shape()) for key in file.keys()}  # noqa: SIM118
+            return AdapterHeader(shapes, (file.metadata() or {}).get(_BASE))
+    except (SafetensorError, OSError) as error:
+        raise _unreadable(path, error) from None
+
+
+def check_base(folder: Path, base: str, *, name: str) -> None:
+    """Raises CheckpointError where the adapter was made for weights other than those of `base`.
+
+    base: the `weights_fingerprint` of the model called `name`.
+    """
+    made_for = read_header(folder).base
+    if made_for is not None and made_for != base:
+        raise CheckpointError(
+            f"The adapter in {folder} was trained on other weights than those of {name}: together"
+            " they would be neither model. Give the very model that it was trained on."
+        )
+
+
+def write_adapter(tensors: Mapping[str, Tensor], path: Path, *, base: str | None) -> None:
+    """Write what `adapter_tensors` gives. base: `weights_fingerprint` of the model under it."""
+    metadata = {"format": "pt"} | ({_BASE: base} if base else {})
+    save_file(dict(tensors), path, metadata=metadata)
 
 
 def adapter_tensors(model: Llama, config: AdapterConfig) -> dict[str, Tensor]:
@@ -34,7 +94,8 @@ def adapter_tensors(model: Llama, config: AdapterConfig) -> dict[str, Tensor]:
     layers = [layer.prefix.detach() for _, layer in modules_of(model, PrefixAttention)]
     if layers:
         tensors[_PROMPTS] = torch.stack(layers, dim=1).flatten(1)  # [P, L, 2, K, d]
-    return {key: tensor.float().contiguous().cpu() for key, tensor in tensors.items()}
+    # A copy each: safetensors refuses two keys of one weight.
+    return {key: torch.empty(tensor.shape).copy_(tensor) for key, tensor in tensors.items()}
 
 
 def _parameters(model: Llama, config: AdapterConfig) -> dict[str, Tensor]:
@@ -45,6 +106,9 @@ def _parameters(model: Llama, config: AdapterConfig) -> dict[str, Tensor]:
             weight = layer.get_submodule(part).get_parameter("weight")
             found[f"{_PREFIX}{name}.{part}.weight"] = weight
     trained_biases = config.bias if isinstance(config, LoraConfig) else "none"
+    whole = config.modules_to_save if isinstance(config, LoraConfig) else []
+    for name, parameter in whole_weights(model, whole):
+        found[f"{_PREFIX}{name}"] = parameter
     for name, parameter in lora_biases(model, trained_biases):
         found[f"{_PREFIX}{name.replace('.base.', '.base_layer.')}"] = parameter
     for name, module in modules_of(model, AdaptedAttention):
@@ -53,28 +117,73 @@ def _parameters(model: Llama, config: AdapterConfig) -> dict[str, Tensor]:
     return found
 
 
+def read_tensors(folder: Path) -> dict[str, Tensor]:
+    """An adapter's tensors by the names of the base model's checkpoint.
+
+    `X.lora_A.weight` and `X.lora_B.weight` stand beside the layer X; a bias, embedding or head that
+    was trained itself has its own key. Raises CheckpointError.
+    """
+    return {
+        key.removeprefix(_PREFIX).replace(".base_layer.", "."): tensor
+        for key, tensor in _read(folder).items()
+    }
+
+
 @torch.no_grad()
 def load_adapter_weights(model: Llama, config: AdapterConfig, folder: Path) -> None:
     """Copy an adapter's weights into a model that `adapt` has rewritten with its settings.
 
     Raises CheckpointError that lists every missing, extra or misshapen tensor.
     """
+    check_adapter(model, config, folder)
     stored = _read(folder)
-    prefixes = [layer for _, layer in modules_of(model, PrefixAttention)]
     parameters = _parameters(model, config)
-    shapes = {key: tuple(parameter.shape) for key, parameter in parameters.items()}
-    if prefixes:
-        tokens, *rest = prefixes[0].prefix.shape
-        shapes[_PROMPTS] = (tokens, len(prefixes) * torch.Size(rest).numel())
-    _check(stored, shapes, folder)
+    _refuse_untied(parameters, stored, folder)
     for key, parameter in parameters.items():
         parameter.copy_(stored[key])
+    prefixes = [layer for _, layer in modules_of(model, PrefixAttention)]
     if prefixes:
         for layer, values in zip(prefixes, stored[_PROMPTS].chunk(len(prefixes), 1), strict=True):
             layer.prefix.copy_(values.reshape(layer.prefix.shape))
 
 
+def check_adapter(model: Llama, config: AdapterConfig, folder: Path) -> None:
+    """Raises CheckpointError that lists every missing, extra or misshapen tensor; reads none."""
+    shapes = {key: tuple(p.shape) for key, p in _parameters(model, config).items()}
+    prefixes = [layer for _, layer in modules_of(model, PrefixAttention)]
+    if prefixes:
+        tokens, *rest = prefixes[0].prefix.shape
+        shapes[_PROMPTS] = (tokens, len(prefixes) * torch.Size(rest).numel())
+    _check(read_header(folder).shapes, shapes, folder)
+
+
+def _refuse_untied(
+    parameters: Mapping[str, Tensor], stored: Mapping[str, Tensor], folder: Path
+) -> None:
+    """Two keys of one weight must say the same; peft can train them apart."""
+    first: dict[int, str] = {}
+    for key, parameter in parameters.items():
+        other = first.setdefault(id(parameter), key)
+        if not torch.equal(stored[other], stored[key]):
+            raise CheckpointError(
+                f"The adapter in {folder} holds an embedding and a head that differ, but its base"
+                " model has one weight for both. Merge it with peft, which separates them."
+            )
+
+
 def _read(folder: Path) -> dict[str, Tensor]:
+    path = _weights_file(folder)
+    try:
+        return load_file(path)
+    except (SafetensorError, OSError) as error:
+        raise _unreadable(path, error) from None
+
+
+def _unreadable(path: Path, error: Exception) -> CheckpointError:
+    return CheckpointError(f"{path} cannot be read: {error}. Save the adapter again.")
+
+
+def _weights_file(folder: Path) -> Path:
     path = folder / WEIGHTS_FILE
     if not path.is_file():
         raise CheckpointError(
@@ -82,19 +191,18 @@ def _read(folder: Path) -> dict[str, Tensor]:
             " Older adapter_model.bin files are pickles and are not read: load the adapter with"
             " peft and save it again with safe_serialization=True."
         )
-    try:
-        return load_file(path)
-    except (SafetensorError, OSError) as error:
-        raise CheckpointError(f"{path} cannot be read: {error}. Save the adapter again.") from None
+    return path
 
 
-def _check(stored: dict[str, Tensor], shapes: dict[str, tuple[int, ...]], folder: Path) -> None:
+def _check(
+    stored: dict[str, tuple[int, ...]], shapes: dict[str, tuple[int, ...]], folder: Path
+) -> None:
     problems = [f"missing: {key}" for key in sorted(shapes.keys() - stored.keys())]
     problems += [f"extra: {key}" for key in sorted(stored.keys() - shapes.keys())]
     problems += [
-        f"shape of {key}: {tuple(stored[key].shape)} in the file, {shapes[key]} here"
+        f"shape of {key}: {stored[key]} in the file, {shapes[key]} here"
         for key in sorted(shapes.keys() & stored.keys())
-        if tuple(stored[key].shape) != shapes[key]
+        if stored[key] != shapes[key]
     ]
     if problems:
         shown = problems[:20] + ([f"… and {len(problems) - 20} more"] if len(problems) > 20 else [])

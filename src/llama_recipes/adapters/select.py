@@ -10,7 +10,7 @@ import torch
 from llama_recipes.adapters.llama_adapter import add_llama_adapter, start_llama_adapter
 from llama_recipes.adapters.lora import add_lora, initialise_lora
 from llama_recipes.adapters.peft_config import read_adapter_config
-from llama_recipes.adapters.peft_format import load_adapter_weights
+from llama_recipes.adapters.peft_format import load_adapter_weights, read_header
 from llama_recipes.adapters.prefix import add_prefix, start_prefix
 from llama_recipes.configs.peft import AdapterConfig, LlamaAdapterConfig, LoraConfig, PrefixConfig
 from llama_recipes.configs.run import RunConfig
@@ -37,10 +37,23 @@ def adapter_config(config: RunConfig) -> AdapterConfig | None:
     if not train.use_peft:
         return None
     if is_given(train.from_peft_checkpoint):
-        return read_adapter_config(Path(train.from_peft_checkpoint).expanduser())
+        return checkpoint_config(Path(train.from_peft_checkpoint).expanduser())
     chosen = config.section(f"{train.peft_method}_config")
     assert isinstance(chosen, AdapterConfig)
     return chosen
+
+
+def checkpoint_config(folder: Path) -> AdapterConfig:
+    """The settings of a saved adapter.
+
+    peft saves an embedding that it made larger without saying so among the settings: it shows in
+    the weights alone.
+    """
+    config = read_adapter_config(folder)
+    if isinstance(config, LoraConfig):
+        held = {*config.modules_to_save, *read_header(folder).modules_to_save}
+        config = config.model_copy(update={"modules_to_save": sorted(held)})
+    return config
 
 
 def adapt(model: Llama, adapter: AdapterConfig | None) -> set[str]:

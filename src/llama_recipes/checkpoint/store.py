@@ -29,14 +29,15 @@ def drafted(path: Path) -> Iterator[Path]:
     try:
         yield draft
         draft.chmod(mode)  # safetensors makes files that nobody but their owner can read
-        _sync(draft)
+        sync(draft)
         draft.replace(path)
     finally:
         draft.unlink(missing_ok=True)
-    _sync(path.parent)  # a rename is not durable before that
+    sync(path.parent)  # a rename is not durable before that
 
 
-def _sync(path: Path) -> None:
+def sync(path: Path) -> None:
+    """Bring a file, or the names in a folder, to the disk."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)

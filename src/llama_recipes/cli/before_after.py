@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from importlib.util import find_spec
-from statistics import fmean
 from typing import Any
 
 from rich.table import Table
@@ -16,9 +13,10 @@ from llama_recipes.data.loader import make_batch
 from llama_recipes.data.sources.stdlib_docstrings import open_stdlib_docstrings
 from llama_recipes.data.tokenize import encode
 from llama_recipes.data.tokenizer import Tokenizer
-from llama_recipes.errors import ConfigError
+from llama_recipes.inference.answers import spread
 from llama_recipes.inference.generate import generate
 from llama_recipes.inference.load import Loaded
+from llama_recipes.inference.metrics import rouge
 from llama_recipes.inference.prompts import encode_conversation
 from llama_recipes.training.evaluate import evaluate
 
@@ -64,21 +62,6 @@ def held_out(tokenizer: Tokenizer, *, measured: int | None, asked: int) -> HeldO
     return HeldOut(chats, spread(chats, asked))
 
 
-def spread(items: Sequence[Any], count: int) -> list[Any]:
-    """`count` of the items, equally far apart."""
-    count = min(count, len(items))
-    return [items[index * len(items) // count] for index in range(count)]
-
-
-def check_rouge() -> None:
-    """Raises ConfigError where the library that measures ROUGE is missing."""
-    if find_spec("rouge_score") is None:
-        raise ConfigError(
-            "The quickstart measures ROUGE-L with the package rouge-score, which is not installed"
-            " here. Install it: pip install rouge-score"
-        )
-
-
 def measure(loaded: Loaded, functions: HeldOut) -> Measurement:
     """The loss of the references, and how near to them the model's own greedy answers are."""
     tokenizer = loaded.tokenizer
@@ -94,16 +77,7 @@ def measure(loaded: Loaded, functions: HeldOut) -> Measurement:
         stop_ids=tokenizer.stop_ids,
     )
     texts = [tokenizer.decode(answer, skip_special=True).strip() for answer in answers]
-    return Measurement(loss, _rouge_l(functions.references, texts), texts)
-
-
-def _rouge_l(references: Sequence[str], answers: Sequence[str]) -> float:
-    """Lin 2004, https://aclanthology.org/W04-1013, as rouge-score computes it with stemming."""
-    from rouge_score.rouge_scorer import RougeScorer
-
-    scorer = RougeScorer(["rougeL"], use_stemmer=True)
-    pairs = zip(references, answers, strict=True)
-    return fmean(scorer.score(*pair)["rougeL"].fmeasure for pair in pairs)
+    return Measurement(loss, rouge(functions.references, texts, ["rougeL"])["rougeL"], texts)
 
 
 def numbers_table(before: Measurement, after: Measurement, functions: HeldOut) -> Table:

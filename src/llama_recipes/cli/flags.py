@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TypeVar
 
 from pydantic import ValidationError
@@ -17,12 +17,19 @@ Flags = TypeVar("Flags", bound=Section)
 
 
 def read_flags(
-    argv: Sequence[str], model: type[Flags], *, prog: str, positional: str = "", epilog: str = ""
+    argv: Sequence[str],
+    model: type[Flags],
+    *,
+    prog: str,
+    positional: str = "",
+    epilog: str = "",
+    rest: list[str] | None = None,
 ) -> Flags:
     """What argv says. Raises ConfigError with all problems; --help prints and exits.
 
-    `positional` is the field that a word without a flag is for. The section's docstring says in
-    --help what the command does.
+    `positional` is the field that a word without a flag is for. `rest` takes the flags that are
+    none of this command, each as `--name=value`, for another to read; without it they are refused.
+    The section's docstring says in --help what the command does.
     """
     settings = {
         name: Setting(prog, name, field, kinds(field.annotation))
@@ -35,7 +42,7 @@ def read_flags(
     given: dict[str, object] = {}
     problems: list[str] = []
     while words:
-        name, value = _take(words, settings, positional, prog, problems)
+        name, value = _take(words, settings, positional, prog, problems, rest)
         if name and given.setdefault(name, value) != value:
             problems.append(
                 f"--{name} is {given[name]!r} and {value!r}, which contradict each other: give one."
@@ -52,8 +59,9 @@ def _take(
     positional: str,
     prog: str,
     problems: list[str],
+    rest: list[str] | None,
 ) -> tuple[str, object]:
-    """The next flag and its value, taken from `words`; no name where it is a problem."""
+    """The next flag and its value, taken from `words`; no name where it is not for this command."""
     word = words.pop(0)
     if not word.startswith("--"):
         if not positional:
@@ -64,12 +72,13 @@ def _take(
     negated = name not in settings and name.startswith("no_")
     setting = settings.get(name.removeprefix("no_") if negated else name)
     is_switch = setting is not None and setting.is_switch
-    if setting is None or (negated and not is_switch):
-        near = did_you_mean(name, settings).replace("mean ", "mean --")
-        problems.append(f"--{name} is no flag of {prog}.{near or ' --help lists them all.'}")
     if not equals and words and not words[0].startswith("--") and not is_switch:
         equals, text = "=", words.pop(0)
-    if setting is None:
+    if setting is None or (negated and not is_switch):
+        if rest is None:
+            problems.append(no_flag(name, settings, prog=prog))
+        else:
+            rest.append(f"{label}{equals}{text}")
         return "", None
     if is_switch and not equals:
         return setting.name, not negated
@@ -78,6 +87,12 @@ def _take(
         problems.append(f"--{name} {what}.")
         return "", None
     return name, setting.read(text)
+
+
+def no_flag(name: str, known: Iterable[str], *, prog: str) -> str:
+    """The sentence about a flag that nobody knows, with the nearest of those that are known."""
+    near = did_you_mean(name, known).replace("mean ", "mean --")
+    return f"--{name} is no flag of {prog}.{near or ' --help lists them all.'}"
 
 
 def _validated(

@@ -17,14 +17,14 @@ COMMANDS = {
     "train": ("llama_recipes.finetuning", "fine-tune a model"),
     "quickstart": ("llama_recipes.cli.quickstart", "fine-tune a small real model, start to end"),
     "chat": ("llama_recipes.cli.chat", "talk to a model or an adapter"),
+    "merge": ("llama_recipes.cli.merge", "make one model of a base model and an adapter"),
+    "export": ("llama_recipes.cli.export", "write a model or an adapter in another format"),
+    "evaluate": ("llama_recipes.cli.evaluate", "measure a model or an adapter on a data set"),
 }
 """Command → the module whose `main(argv) -> int` does it, and what it does."""
 
 NOT_BUILT = {
     "inspect": "shows what would be trained",
-    "evaluate": "measures a model or an adapter on a data set",
-    "merge": "makes one model of a base model and an adapter",
-    "export": "writes a model in another format",
     "report": "rebuilds the report of a run",
 }
 

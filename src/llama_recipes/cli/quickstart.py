@@ -96,11 +96,13 @@ def quickstart(
     from llama_recipes.checkpoint.store import publish
     from llama_recipes.cli import before_after as shown
     from llama_recipes.configs.flags import parse
+    from llama_recipes.inference.answers import spread
+    from llama_recipes.inference.metrics import check_rouge
     from llama_recipes.monitoring.screen import Screen, duration
     from llama_recipes.run import finetune
 
     started = time.monotonic()
-    shown.check_rouge()
+    check_rouge()
     if console is None:
         console = Console(highlight=False)
         if not console.is_terminal:
@@ -127,7 +129,7 @@ def quickstart(
     after = shown.measure(_load(str(folder)), held_out)
     result = json.dumps(shown.as_json(before, after, held_out), indent=2) + "\n"
     publish(folder / MEASUREMENTS_FILE, result.encode())
-    example = shown.spread(held_out.prompts, EXAMPLES)[0]
+    example = spread(held_out.prompts, EXAMPLES)[0]
     publish(folder / EXAMPLE_FILE, f"{example}\n".encode())
 
     console.print()

@@ -32,6 +32,11 @@ class LoraConfig(Section):
         description="Share of the update's inputs that is dropped in training",
     )
     use_rslora: bool = Field(default=False, description="Scale by lora_alpha / sqrt(r) instead")
+    modules_to_save: list[str] = Field(
+        default=[],
+        description="Trained whole and saved with the update: embed_tokens, lm_head, or both; both "
+        "where the vocabulary was extended",
+    )
 
 
 class LlamaAdapterConfig(Section):

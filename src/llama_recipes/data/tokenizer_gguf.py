@@ -19,7 +19,7 @@ from tokenizers.pre_tokenizers import ByteLevel, Digits, PreTokenizer, Sequence,
 from llama_recipes.errors import CheckpointError
 from llama_recipes.gguf_metadata import read_gguf_header
 
-_UNKNOWN, _CONTROL, _USER_DEFINED = 2, 3, 4
+NORMAL, UNKNOWN, CONTROL, USER_DEFINED, UNUSED, BYTE = range(1, 7)
 """Values of tokenizer.ggml.token_type."""
 
 _LLAMA3_WORDS = (
@@ -41,7 +41,7 @@ def _llama3_words() -> PreTokenizer:
     return Sequence([words, ByteLevel(add_prefix_space=False, use_regex=False)])
 
 
-_PRE_TOKENIZERS: Mapping[str, Callable[[], PreTokenizer]] = {
+WORD_RULES: Mapping[str, Callable[[], PreTokenizer]] = {
     "default": _gpt2_words,
     "gpt-2": _gpt2_words,
     "llama-bpe": _llama3_words,
@@ -49,6 +49,7 @@ _PRE_TOKENIZERS: Mapping[str, Callable[[], PreTokenizer]] = {
     "llama3": _llama3_words,
     "smollm": _smollm_words,
 }
+"""`tokenizer.ggml.pre` → how a text is cut into words before anything is merged."""
 
 
 def gguf_tokenizer(path: Path) -> Any:
@@ -63,35 +64,39 @@ def gguf_tokenizer(path: Path) -> Any:
         raise CheckpointError(
             f"{path} holds no tokenizer. Name a folder that holds it with --tokenizer_name."
         )
-    kind = metadata.get("ggml.model")
     try:
-        if kind == "gpt2":
-            backend = _byte_level(path, metadata)
-        elif kind == "llama":
-            backend = _sentencepiece(metadata)
-        else:
-            raise CheckpointError(
-                f"{path} has a tokenizer of the kind {kind!r}; the kinds known in GGUF files are"
-                " gpt2, llama. Name a folder that holds the tokenizer with --tokenizer_name."
-            )
-        return _wrap(backend, metadata)
-    except CheckpointError:
-        raise
+        tokenizer = tokenizer_of(metadata)
     except Exception as error:  # tokenizers raises bare Exceptions
         raise CheckpointError(
             f"The tokenizer in {path} is damaged ({error}). Fetch the file again."
         ) from error
-
-
-def _byte_level(path: Path, metadata: Mapping[str, Any]) -> Tokenizer:
-    pre = str(metadata.get("ggml.pre", ""))
-    if pre not in _PRE_TOKENIZERS:
+    if tokenizer is not None:
+        return tokenizer
+    if metadata.get("ggml.model") != "gpt2":
         raise CheckpointError(
-            f"{path} splits text in the way named {pre!r}, which is not known here; known:"
-            f" {', '.join(_PRE_TOKENIZERS)}. Name a folder that holds the tokenizer with"
+            f"{path} has a tokenizer of the kind {metadata.get('ggml.model')!r}; the kinds known in"
+            " GGUF files are gpt2, llama. Name a folder that holds the tokenizer with"
             " --tokenizer_name."
         )
-    llama3 = _PRE_TOKENIZERS[pre] is _llama3_words
+    raise CheckpointError(
+        f"{path} splits text in the way named {metadata.get('ggml.pre', '')!r}, which is not known"
+        f" here; known: {', '.join(WORD_RULES)}. Name a folder that holds the tokenizer with"
+        " --tokenizer_name."
+    )
+
+
+def tokenizer_of(metadata: Mapping[str, Any]) -> Any:
+    """A transformers tokenizer from metadata without its `tokenizer.`; None for an unknown kind."""
+    if metadata.get("ggml.model") == "llama":
+        return _wrap(_sentencepiece(metadata), metadata)
+    if metadata.get("ggml.model") != "gpt2" or metadata.get("ggml.pre") not in WORD_RULES:
+        return None
+    return _wrap(_byte_level(metadata), metadata)
+
+
+def _byte_level(metadata: Mapping[str, Any]) -> Tokenizer:
+    pre = str(metadata["ggml.pre"])
+    llama3 = WORD_RULES[pre] is _llama3_words
     backend = Tokenizer(
         BPE(
             vocab={token: id_ for id_, token in enumerate(metadata["ggml.tokens"])},
@@ -100,7 +105,7 @@ def _byte_level(path: Path, metadata: Mapping[str, Any]) -> Tokenizer:
             ignore_merges=llama3,
         )
     )
-    backend.pre_tokenizer = _PRE_TOKENIZERS[pre]()
+    backend.pre_tokenizer = WORD_RULES[pre]()
     backend.decoder = decoders.ByteLevel()
     steps: list[Any] = [processors.ByteLevel(trim_offsets=True)]
     if metadata.get("ggml.add_bos_token", llama3):
@@ -112,13 +117,13 @@ def _byte_level(path: Path, metadata: Mapping[str, Any]) -> Tokenizer:
 def _sentencepiece(metadata: Mapping[str, Any]) -> Tokenizer:
     """Llama 2's: byte-pair merges by score, unknown characters as bytes, spaces as ▁."""
     tokens = metadata["ggml.tokens"]
-    types = metadata.get("ggml.token_type") or [_UNKNOWN, *[1] * len(tokens)]
+    types = metadata.get("ggml.token_type") or [UNKNOWN, *[1] * len(tokens)]
     vocabulary = {token: id_ for id_, token in enumerate(tokens)}
     backend = Tokenizer(
         BPE(
             vocab=vocabulary,
             merges=_merges_by_score(vocabulary, metadata["ggml.scores"]),
-            unk_token=tokens[types.index(_UNKNOWN)],
+            unk_token=tokens[types.index(UNKNOWN)],
             fuse_unk=True,
             byte_fallback=True,
         )
@@ -171,9 +176,9 @@ def _wrap(backend: Tokenizer, metadata: Mapping[str, Any]) -> Any:
     }
     special, text = [], []
     for token, kind in zip(tokens, metadata.get("ggml.token_type") or [], strict=False):
-        if kind in (_UNKNOWN, _CONTROL) or token in named.values():
+        if kind in (UNKNOWN, CONTROL) or token in named.values():
             special.append(AddedToken(token, normalized=False))
-        elif kind == _USER_DEFINED:
+        elif kind == USER_DEFINED:
             text.append(AddedToken(token, normalized=False))
     backend.add_special_tokens(special)
     backend.add_tokens(text)

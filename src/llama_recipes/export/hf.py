@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
+import torch
 from huggingface_hub import split_torch_state_dict_into_shards
 from safetensors.torch import save_file
+from torch import Tensor
 
 from llama_recipes.adapters.peft_config import CONFIG_FILE, adapter_config_file
-from llama_recipes.adapters.peft_format import WEIGHTS_FILE, adapter_tensors
+from llama_recipes.adapters.peft_format import WEIGHTS_FILE, adapter_tensors, write_adapter
 from llama_recipes.checkpoint.store import drafted, publish
 from llama_recipes.configs.peft import AdapterConfig
 from llama_recipes.data.tokenizer import Tokenizer
+from llama_recipes.model.config import LlamaConfig
 from llama_recipes.model.llama import Llama
 
 _SHARD_BYTES = 5 * 10**9
@@ -23,12 +26,22 @@ _INDEX = "model.safetensors.index.json"
 _SINGLE = "model.safetensors"
 
 
-def save_adapter(model: Llama, folder: Path, *, config: AdapterConfig, base_model: str) -> None:
-    """The adapter's weights in float32 and the settings that peft needs to load them."""
+def save_adapter(
+    model: Llama,
+    folder: Path,
+    *,
+    config: AdapterConfig,
+    base_model: str,
+    base_fingerprint: str | None = None,
+) -> None:
+    """The adapter's weights in float32 and the settings that peft needs to load them.
+
+    base_fingerprint: the `weights_fingerprint` of the base, which the file then keeps.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     publish(folder / CONFIG_FILE, adapter_config_file(config, base_model, model.config))
     with drafted(folder / WEIGHTS_FILE) as draft:
-        save_file(adapter_tensors(model, config), draft, metadata={"format": "pt"})
+        write_adapter(adapter_tensors(model, config), draft, base=base_fingerprint)
 
 
 def save_model(
@@ -43,21 +56,43 @@ def save_model(
     What stood there before stays valid until the new file, or the new index, replaces it.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    publish(folder / "config.json", _json(model.config.to_hf() | {"dtype": _dtype(model)}))
-    publish(folder / "generation_config.json", _json(generation_config))
+    save_shape(model.config, model.head_weight.dtype, folder, generation_config)
     tensors = {key: value.detach().contiguous() for key, value in model.state_dict().items()}
+    outline = {key: value.to("meta") for key, value in tensors.items()}
+    save_weights(outline, tensors.__getitem__, folder, shard_bytes=shard_bytes)
+
+
+def save_shape(
+    config: LlamaConfig, dtype: torch.dtype, folder: Path, generation_config: Mapping[str, Any]
+) -> None:
+    name = str(dtype).removeprefix("torch.")
+    publish(folder / "config.json", _json(config.to_hf() | {"dtype": name}))
+    publish(folder / "generation_config.json", _json(generation_config))
+
+
+def save_weights(
+    outline: Mapping[str, Tensor],
+    value: Callable[[str], Tensor],
+    folder: Path,
+    *,
+    shard_bytes: int = _SHARD_BYTES,
+) -> None:
+    """Write the tensors that `outline` describes, which are on meta; `value` makes each.
+
+    No more of them than one file holds are in memory at once.
+    """
     split = split_torch_state_dict_into_shards(
-        tensors,
+        dict(outline),
         filename_pattern=_fresh_pattern(folder),
         max_shard_size=shard_bytes,
     )
     if not split.is_sharded:
         with drafted(folder / _SINGLE) as draft:
-            save_file(tensors, draft, metadata={"format": "pt"})
+            save_file({key: value(key) for key in outline}, draft, metadata={"format": "pt"})
         return
     for name, keys in split.filename_to_tensors.items():
         with drafted(folder / name) as draft:
-            save_file({key: tensors[key] for key in keys}, draft, metadata={"format": "pt"})
+            save_file({key: value(key) for key in keys}, draft, metadata={"format": "pt"})
     index = {"metadata": split.metadata, "weight_map": split.tensor_to_filename}
     publish(folder / _INDEX, _json(index))
     for old in folder.glob("model*-of-*.safetensors"):
@@ -79,10 +114,6 @@ def _fresh_pattern(folder: Path) -> str:
     in_use = json.loads(index.read_text())["weight_map"].values() if index.is_file() else ()
     plain = any(name.startswith("model-0") for name in in_use)
     return "model-next{suffix}.safetensors" if plain else "model{suffix}.safetensors"
-
-
-def _dtype(model: Llama) -> str:
-    return str(model.head_weight.dtype).removeprefix("torch.")
 
 
 def _json(content: Mapping[str, Any]) -> bytes:

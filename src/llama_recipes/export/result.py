@@ -11,8 +11,7 @@ from llama_recipes.data.tokenizer import Tokenizer
 from llama_recipes.errors import CheckpointError
 from llama_recipes.export.hf import save_adapter, save_model, save_tokenizer
 from llama_recipes.model.llama import Llama
-
-LAST = "last"
+from llama_recipes.monitoring.results import LAST
 
 
 class ResultWriter:
@@ -26,10 +25,12 @@ class ResultWriter:
         *,
         adapter: AdapterConfig | None,
         base_model: str,
+        base_fingerprint: str,
         generation_config: Mapping[str, Any] | None,
     ) -> None:
         self.folder, self.model, self.tokenizer = folder, model, tokenizer
         self.adapter, self.base_model = adapter, base_model
+        self.base_fingerprint = base_fingerprint
         self.generation_config = generation_config or {
             "bos_token_id": tokenizer.bos_id,
             "eos_token_id": list(tokenizer.stop_ids),
@@ -41,7 +42,13 @@ class ResultWriter:
         try:
             save_tokenizer(self.tokenizer, folder)
             if self.adapter is not None:
-                save_adapter(self.model, folder, config=self.adapter, base_model=self.base_model)
+                save_adapter(
+                    self.model,
+                    folder,
+                    config=self.adapter,
+                    base_model=self.base_model,
+                    base_fingerprint=self.base_fingerprint,
+                )
             else:
                 save_model(self.model, folder, generation_config=self.generation_config)
         except OSError as error:

@@ -10,20 +10,40 @@ from typing import Any, Final, get_args
 
 import torch
 
-from llama_recipes.adapters.peft_config import is_adapter, read_adapter_config, read_raw
-from llama_recipes.adapters.select import adapt, start_adapter
+from llama_recipes.adapters.peft_config import is_adapter, read_raw
+from llama_recipes.adapters.peft_format import check_base, read_header
+from llama_recipes.adapters.select import adapt, checkpoint_config, start_adapter
 from llama_recipes.data.example import Format
 from llama_recipes.data.tokenizer import Tokenizer, holds_tokenizer, load_tokenizer
 from llama_recipes.errors import CheckpointError, ConfigError
-from llama_recipes.export.result import LAST
 from llama_recipes.inference.prompts import default_format
+from llama_recipes.model.fingerprint import weights_fingerprint
 from llama_recipes.model.llama import Llama
 from llama_recipes.model.source import ModelSource, open_model
+from llama_recipes.model.vocabulary import with_vocabulary
 from llama_recipes.model.weights import load_weights
-from llama_recipes.monitoring.results import RESULTS_FILE
+from llama_recipes.monitoring.results import LAST, RESULTS_FILE
 from llama_recipes.quantization.select import Quantization, quantize
 
 _FORMATS: Final[Mapping[str, Format]] = {name: name for name in get_args(Format)}
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """A model that was found; none of its weights has been read.
+
+    source: the base model, with rows for the tokens that the adapter adds.
+    adapter: the folder of the adapter on it, if there is one.
+    quantization: how the base was kept when the adapter was trained.
+    results: the results.json of the run that made this; empty where no run did.
+    """
+
+    source: ModelSource
+    adapter: Path | None
+    tokenizer: Tokenizer
+    quantization: Quantization | None
+    prompt_format: Format
+    results: Mapping[str, Any]
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,20 +63,33 @@ def load_for_inference(
     prompt_format: Format | None = None,
     device: torch.device,
     dtype: torch.dtype,
+    stored: torch.dtype | None = None,
 ) -> Loaded:
-    """Load what `name` says, with every weight in `dtype`, in which everything is computed.
+    """Load what `name` says; everything is computed in `dtype`.
 
     base: the model that an adapter is put on, where it is not the one that the adapter names.
     prompt_format: where prompts are not to be written as in training.
+    stored: what weights are kept in, where not in `dtype`.
     An adapter stays beside its base's weights: added to them, it would be rounded with them, and
     answers would not be those of training; for the same reason a base that was quantised then is
     quantised now. Raises CheckpointError and ConfigError.
     """
+    found = find(name, base=base)
+    return Loaded(
+        model=_build(found, device=device, dtype=dtype, stored=stored or dtype),
+        tokenizer=found.tokenizer,
+        prompt_format=prompt_format or found.prompt_format,
+        name=name,
+    )
+
+
+def find(name: str, *, base: str | None = None) -> Found:
+    """What `name` says. base: as for `load_for_inference`. Raises CheckpointError, ConfigError."""
     folder = Path(name).expanduser()
     adapter = None
     if is_adapter(folder) and not (folder / "config.json").exists():
         adapter = folder
-        source = _base_of(folder, base)
+        source = base_of(folder, base)
     elif base is not None:
         raise ConfigError(
             f"--base_model is {base}, but {name} is no adapter: it holds no adapter_config.json."
@@ -67,15 +100,28 @@ def load_for_inference(
     has_its_own = adapter is not None and holds_tokenizer(folder)
     trained = _results_of(folder)
     tokenizer = load_tokenizer(folder if has_its_own else source.path)
-    return Loaded(
-        model=_build(source, adapter, _quantization(trained), device=device, dtype=dtype),
+    return Found(
+        source=source,
+        adapter=adapter,
         tokenizer=tokenizer,
-        prompt_format=prompt_format or _format(trained) or default_format(tokenizer),
-        name=name,
+        quantization=None if adapter is None else _quantization(trained),
+        prompt_format=_format(trained) or default_format(tokenizer),
+        results=trained,
     )
 
 
-def _base_of(folder: Path, base: str | None) -> ModelSource:
+def base_of(folder: Path, base: str | None = None) -> ModelSource:
+    """The model under the adapter in `folder`, with rows for the tokens that the adapter adds.
+
+    base: where it is, if not where the adapter says. Raises CheckpointError and ConfigError, also
+    for another model than the one that the adapter was trained on.
+    """
+    source = _named_base(folder, base)
+    check_base(folder, weights_fingerprint(source.tensors), name=base or source.name)
+    return with_vocabulary(source, read_header(folder).vocab_size)
+
+
+def _named_base(folder: Path, base: str | None) -> ModelSource:
     if base is not None:
         return open_model(base)
     named = read_raw(folder).get("base_model_name_or_path")
@@ -93,21 +139,18 @@ def _base_of(folder: Path, base: str | None) -> ModelSource:
         ) from error
 
 
-def _build(
-    source: ModelSource,
-    adapter: Path | None,
-    how: Quantization | None,
-    *,
-    device: torch.device,
-    dtype: torch.dtype,
-) -> Llama:
-    settings = None if adapter is None else read_adapter_config(adapter)
+def _build(found: Found, *, device: torch.device, dtype: torch.dtype, stored: torch.dtype) -> Llama:
+    adapter = found.adapter
+    settings = None if adapter is None else checkpoint_config(adapter)
     with torch.device("meta"):
-        model = Llama(source.config, compute_dtype=dtype)
+        model = Llama(found.source.config, compute_dtype=dtype)
         names = adapt(model, settings)
-        model.to(dtype)
-        quantize(model, how)
-    load_weights(model, source.tensors, device=device, skip=names)
+        model.to(stored)
+        for parameter in model.parameters():
+            if settings is not None and parameter.requires_grad:  # the adapter's
+                parameter.data = parameter.data.to(dtype)
+        quantize(model, found.quantization)
+    load_weights(model, found.source.tensors, device=device, skip=names)
     if settings is not None:
         start_adapter(model, settings, checkpoint=str(adapter), seed=0, device=device)
     return model.requires_grad_(False).eval()

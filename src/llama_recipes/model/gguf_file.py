@@ -5,7 +5,6 @@ The tokenizer inside the same file is `data.tokenizer`'s business.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -20,31 +19,19 @@ from torch import Tensor
 from llama_recipes.errors import CheckpointError
 from llama_recipes.gguf_metadata import GgufHeader, GgufTensor
 from llama_recipes.model.config import LlamaConfig, RopeConfig
+from llama_recipes.model.gguf_layout import (
+    ROPE_FACTORS,
+    SETTINGS,
+    checkpoint_key,
+    halves,
+    rotates,
+)
 from llama_recipes.model.rope import inverse_frequencies
 
 TENSOR_TYPES = ("F32", "F16", "BF16", "Q8_0", "Q4_0", "Q4_1", "Q4_K", "Q6_K")
 
-_ROPE_FACTORS = "rope_freqs.weight"
-_MODEL_KEYS = {"token_embd": "model.embed_tokens", "output_norm": "model.norm", "output": "lm_head"}
-_LAYER_KEYS = {
-    "attn_norm": "input_layernorm",
-    "attn_q": "self_attn.q_proj",
-    "attn_k": "self_attn.k_proj",
-    "attn_v": "self_attn.v_proj",
-    "attn_output": "self_attn.o_proj",
-    "ffn_norm": "post_attention_layernorm",
-    "ffn_gate": "mlp.gate_proj",
-    "ffn_up": "mlp.up_proj",
-    "ffn_down": "mlp.down_proj",
-}
-_SETTINGS = {
-    "hidden_size": "embedding_length",
-    "intermediate_size": "feed_forward_length",
-    "num_hidden_layers": "block_count",
-    "num_attention_heads": "attention.head_count",
-    "rms_norm_eps": "attention.layer_norm_rms_epsilon",
-    "max_position_embeddings": "context_length",
-}
+_WIDE_TYPES = {"F16": torch.float16, "BF16": torch.bfloat16}
+
 _UNSUPPORTED_UNLESS_ZERO = (
     "expert_count",
     "attention.sliding_window",
@@ -62,34 +49,25 @@ class GgufTensors:
         self._path = header.path
         self._head_dim = head_dim
         self._tensors = {
-            _checkpoint_key(name): tensor
+            checkpoint_key(name): tensor
             for name, tensor in header.tensors.items()
-            if name != _ROPE_FACTORS
+            if name != ROPE_FACTORS
         }
         self.shapes = {key: tensor.shape for key, tensor in self._tensors.items()}
+
+    def dtype(self, key: str) -> torch.dtype:
+        return _WIDE_TYPES.get(self._tensors[key].type, torch.float32)
 
     def read(self, key: str, start: int = 0, stop: int | None = None) -> Tensor:
         """Rows `start` to `stop` of a tensor, dequantised, float32."""
         tensor = self._tensors[key]
         stop = tensor.shape[0] if stop is None else min(stop, tensor.shape[0])
-        if not re.search(r"\.self_attn\.[qk]_proj\.", key):
+        if not rotates(key):
             return _read_rows(self._path, tensor, start, stop)
-        # GGUF keeps the two rows that rotate together side by side, Hugging Face half a head apart.
         size = self._head_dim
         first, last = start // size * size, -(-stop // size) * size
         rows = _read_rows(self._path, tensor, first, last)
-        pairs = rows.reshape(-1, size // 2, 2, *rows.shape[1:])
-        return pairs.transpose(1, 2).reshape(rows.shape)[start - first : stop - first]
-
-
-def _checkpoint_key(name: str) -> str:
-    stem, _, suffix = name.rpartition(".")
-    if stem in _MODEL_KEYS:
-        return f"{_MODEL_KEYS[stem]}.{suffix}"
-    layer = re.fullmatch(r"blk\.(\d+)\.(\w+)", stem)
-    if layer and layer[2] in _LAYER_KEYS:
-        return f"model.layers.{layer[1]}.{_LAYER_KEYS[layer[2]]}.{suffix}"
-    return name
+        return halves(rows, size)[start - first : stop - first]
 
 
 def _read_rows(path: Path, tensor: GgufTensor, start: int, stop: int) -> Tensor:
@@ -120,7 +98,7 @@ def llama_config(header: GgufHeader) -> LlamaConfig:
     problems = [*_setting_problems(settings), *_tensor_problems(header)]
     if problems:
         raise CheckpointError(*problems)
-    raw = {name: settings[key] for name, key in _SETTINGS.items()}
+    raw = {name: settings[key] for name, key in SETTINGS.items()}
     head_dim = _head_dim(settings)
     return LlamaConfig.from_hf(
         {
@@ -149,7 +127,7 @@ def _one_for_all_layers(value: Any) -> Any:
 
 def _setting_problems(settings: Mapping[str, Any]) -> list[str]:
     problems = []
-    bad = [key for key in _SETTINGS.values() if not _is_positive_number(settings.get(key))]
+    bad = [key for key in SETTINGS.values() if not _is_positive_number(settings.get(key))]
     if bad:
         problems.append(
             "the metadata holds no positive number for "
@@ -215,9 +193,9 @@ def _rope_scaling(
     """GGUF keeps Llama 3's scaling only as the factor of each rotating pair, not its parameters."""
     if settings.get("rope.scaling.type") == "linear":
         return {"rope_type": "linear", "factor": settings["rope.scaling.factor"]}
-    if _ROPE_FACTORS not in header.tensors:
+    if ROPE_FACTORS not in header.tensors:
         return None
-    tensor = header.tensors[_ROPE_FACTORS]
+    tensor = header.tensors[ROPE_FACTORS]
     factors = _read_rows(header.path, tensor, 0, tensor.shape[0])
     scaling = {
         "rope_type": "llama3",
@@ -231,7 +209,7 @@ def _rope_scaling(
     scaled = inverse_frequencies(RopeConfig(_theta(settings), scaling), head_dim, cpu)
     if factors.shape != plain.shape or not torch.allclose(factors, plain / scaled, rtol=1e-4):
         raise CheckpointError(
-            f"the rope factors in {_ROPE_FACTORS} are not those of Llama 3's scaling"
+            f"the rope factors in {ROPE_FACTORS} are not those of Llama 3's scaling"
             " (low 1, high 4, original context 8192), the only one recognised in a GGUF file."
             " Give the model as a Hugging Face folder."
         )

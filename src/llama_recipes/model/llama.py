@@ -199,7 +199,7 @@ class Llama(nn.Module):
         return cast(list[DecoderLayer], list(self.model.layers))
 
     @property
-    def head_weight(self) -> Tensor:
+    def head_weight(self) -> nn.Parameter:
         """The output embedding [V, D]: the input embedding itself where the two are tied."""
         owner = self.model.embed_tokens if self.config.tie_word_embeddings else self.lm_head
         return owner.weight

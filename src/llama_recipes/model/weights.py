@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Collection, Iterable, Iterator, Mapping
+from functools import reduce
 from typing import Protocol, runtime_checkable
 
 import torch
@@ -27,11 +28,20 @@ class TensorSource(Protocol):
     def shapes(self) -> Mapping[str, tuple[int, ...]]:
         """Of every tensor, by its Hugging Face key."""
 
+    def dtype(self, key: str) -> torch.dtype:
+        """What a tensor is stored in; float32 for one that is stored in fewer bits than 16."""
+
     def read(self, key: str, start: int = 0, stop: int | None = None) -> Tensor:
         """Rows `start` to `stop` of a tensor on the CPU, in the precision it is stored in.
 
         It may be a view of the mapped file: copy it, do not change it.
         """
+
+
+def widest_dtype(tensors: TensorSource) -> torch.dtype:
+    """The smallest type that holds every matrix as it is stored."""
+    stored = {tensors.dtype(key) for key, shape in tensors.shapes.items() if len(shape) > 1}
+    return reduce(torch.promote_types, stored)
 
 
 @runtime_checkable
@@ -63,7 +73,7 @@ def load_weights(
     """
     check_weights(model, tensors, skip=skip)
     for key, (owner, leaf, shape) in _places(model, skip).items():
-        chunks = _chunks(shape)
+        chunks = row_ranges(shape)
         if isinstance(owner, Encoding) and leaf in owner.shapes:
             few = max(1, _ENCODED_ELEMENTS // shape[1])
             pieces = (
@@ -145,7 +155,7 @@ def checkpoint_key(name: str) -> str:
     return ".".join(part for part in name.split(".") if part != "base")
 
 
-def _chunks(shape: tuple[int, ...]) -> list[tuple[int, int]]:
+def row_ranges(shape: tuple[int, ...]) -> list[tuple[int, int]]:
     """Ranges of rows that cover a tensor, each of about `_CHUNK_ELEMENTS`."""
     rows = shape[0]
     step = max(1, _CHUNK_ELEMENTS * rows // max(1, torch.Size(shape).numel()))
@@ -166,7 +176,7 @@ def _is_copy_of_embedding(tensors: TensorSource) -> bool:
     shape = tensors.shapes[head]
     return shape == tensors.shapes.get(embedding) and all(
         torch.equal(tensors.read(head, *rows), tensors.read(embedding, *rows))
-        for rows in _chunks(shape)
+        for rows in row_ranges(shape)
     )
 
 

@@ -11,6 +11,8 @@ from typing import Any
 from llama_recipes.monitoring.run_log import finite, perplexity
 
 RESULTS_FILE = "results.json"
+LAST = "last"
+"""The folder in a result that holds the last weights, where the best ones are others."""
 
 
 def is_finished(path: Path) -> bool:

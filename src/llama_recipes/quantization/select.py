@@ -7,8 +7,6 @@ from dataclasses import dataclass
 from importlib.util import find_spec
 from typing import Any, Literal, get_args
 
-from torch import nn
-
 from llama_recipes.configs.quantization import QuantizationConfig
 from llama_recipes.errors import CheckpointError, ConfigError
 from llama_recipes.model.llama import Linear, Llama
@@ -75,7 +73,7 @@ def quantize(model: Llama, how: Quantization | None) -> None:
         setattr(model.get_submodule(parent), leaf, quantized_layer(layer, how))
 
 
-def quantized_layer(layer: Linear, how: Quantization) -> nn.Module:
+def quantized_layer(layer: Linear, how: Quantization) -> Int8Linear | FourBitLinear:
     """The layer that takes the place of `layer` and, once it is encoded, of its weights."""
     if how.bits == 8:
         return Int8Linear(layer)

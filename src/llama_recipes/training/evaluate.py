@@ -37,7 +37,7 @@ def evaluate(model: Llama, batches: Iterable[Batch]) -> Evaluation:
     model.train(was_training)
     if not supervised:
         raise DataError(
-            "No token of the validation data is supervised, so it has no loss. Let the collator"
-            " leave labels, or leave the evaluation out with --no_run_validation."
+            "No token of the documents to evaluate is supervised, so they have no loss. Let the"
+            " collator leave labels, or in a run leave the evaluation out with --no_run_validation."
         )
     return Evaluation(loss=total / supervised, supervised_tokens=supervised)

@@ -1,0 +1,66 @@
+"""The models that are measured: found, and held against each other, before a weight is loaded."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+
+from llama_recipes.errors import CheckpointError, ConfigError
+from llama_recipes.inference.load import Found, Loaded, find, load_for_inference
+
+BASE = "base"
+"""What --compare_with calls the model under an adapter."""
+_TUNED = "tuned"
+
+
+@dataclass(frozen=True, slots=True)
+class Candidate:
+    """title: what its results are called; base: the model under it, where that was said."""
+
+    title: str
+    name: str
+    base: str | None
+    found: Found
+
+    @property
+    def vocab_size(self) -> int:
+        return self.found.source.config.vocab_size
+
+    @property
+    def limit(self) -> int:
+        """The most tokens that the model was made for."""
+        return self.found.source.config.max_position_embeddings
+
+    def load(self, device: torch.device, dtype: torch.dtype) -> Loaded:
+        return load_for_inference(self.name, base=self.base, device=device, dtype=dtype)
+
+
+def candidates(name: str, *, base: str | None, compare_with: str) -> list[Candidate]:
+    """The model, and the one that it is compared with: a base before its adapter, others after it.
+
+    Raises ConfigError and CheckpointError, also where the two see other tokens.
+    """
+    found = find(name, base=base)
+    if not compare_with:
+        return [Candidate(name, name, base, found)]
+    if compare_with == BASE:
+        if found.adapter is None:
+            raise ConfigError(
+                f"--compare_with is base, but {name} is no adapter, so that it does not say which"
+                " model it was made from. Name that model with --compare_with."
+            )
+        under = found.source.name
+        pair = [Candidate(BASE, under, None, find(under)), Candidate(_TUNED, name, base, found)]
+    else:
+        other = find(compare_with)
+        pair = [
+            Candidate(name, name, base, found),
+            Candidate(compare_with, compare_with, None, other),
+        ]
+    if len({candidate.found.tokenizer.fingerprint for candidate in pair}) > 1:
+        raise CheckpointError(
+            f"{pair[0].name} and {pair[1].name} have different tokenizers: they would see other"
+            " tokens, and a loss per token would not mean the same. Measure each on its own."
+        )
+    return pair

@@ -1,0 +1,185 @@
+"""merge and export as commands: what they leave, what they say, and what they refuse."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from llama_recipes.adapters.merged import MergedTensors
+from llama_recipes.cli.main import main
+from llama_recipes.configs.peft import LlamaAdapterConfig, LoraConfig
+from support.exported import copied, save_base, save_trained_adapter
+from support.tiny_folders import save_tiny_model
+
+
+@pytest.fixture(scope="module")
+def base(tmp_path_factory):
+    return save_base(tmp_path_factory.mktemp("models") / "base")
+
+
+@pytest.fixture(scope="module")
+def adapter(base):
+    return save_trained_adapter(base.parent / "adapter", base)
+
+
+@pytest.fixture
+def said(capsys):
+    def said(*argv: object, code: int = 0) -> str:
+        found = main([str(word) for word in argv])
+        output = capsys.readouterr()
+        assert found == code, output.err
+        assert "Traceback" not in output.err
+        return output.err if code else output.out
+
+    return said
+
+
+def files(folder: Path) -> set[str]:
+    return {path.name for path in folder.iterdir()}
+
+
+def test_a_merged_model_is_one_that_transformers_and_chat_load(said, adapter, tmp_path):
+    out = said("merge", adapter, "--output_dir", tmp_path / "merged", "--dtype", "BF16")
+    assert "weights    21 tensors" in out
+    assert "updates    14 layers" in out
+    assert f"llama-recipes chat {tmp_path / 'merged'}" in out
+    assert files(tmp_path) == {"merged"}
+    theirs = AutoModelForCausalLM.from_pretrained(tmp_path / "merged")
+    assert theirs.dtype == torch.bfloat16
+    assert AutoTokenizer.from_pretrained(tmp_path / "merged").chat_template
+    results = json.loads((tmp_path / "merged" / "results.json").read_text())
+    assert results == {"prompt_format": "chat", "made_from": str(adapter)}
+    assert said("chat", tmp_path / "merged", "--prompt", "Hi", "--max_new_tokens", 3).strip()
+
+
+def test_an_adapter_as_gguf(said, adapter, tmp_path):
+    target = tmp_path / "new" / "model.gguf"
+    out = said("export", adapter, f"--output={target}", "--dtype=Q8_0")
+    assert "answers are the same text" in out
+    assert files(target.parent) == {"model.gguf"}
+    assert said("chat", target, "--prompt", "Hi", "--max_new_tokens", 3).strip()
+
+
+def test_a_full_model_without_a_comparison(said, base, tmp_path):
+    out = said("export", base, f"--output={tmp_path / 'half'}", "--dtype=F16", "--no_compare")
+    assert "fresh process" not in out
+    assert AutoModelForCausalLM.from_pretrained(tmp_path / "half").dtype == torch.float16
+
+
+def test_a_fault_in_the_writer_is_found_and_nothing_stays(said, adapter, tmp_path, monkeypatch):
+    """The process that compares is another one, which the fault is not planted in."""
+
+    def unscaled(self, *args: object, **kwargs: object) -> torch.Tensor:
+        self._scale = 1.0
+        return read(self, *args, **kwargs)
+
+    read = MergedTensors.read
+    monkeypatch.setattr(MergedTensors, "read", unscaled)
+    err = said("merge", adapter, "--output_dir", tmp_path / "merged", code=4)
+    assert "14 tensors are not the trained ones, rounded to F32" in err
+    assert "What was written is not the trained model, and was removed." in err
+    assert files(tmp_path) == set()
+
+
+@pytest.mark.parametrize("command", ["merge", "export"])
+def test_another_model_is_never_written_over(said, command, adapter, base, tmp_path):
+    target = copied(base, tmp_path / "taken")
+    before = {path.name: path.read_bytes() for path in target.iterdir()}
+    flag = "--output_dir" if command == "merge" else "--output"
+    err = said(command, adapter, flag, target, code=2)
+    assert f"{flag} {target} is not empty, and nothing is written over." in err
+    assert {path.name: path.read_bytes() for path in target.iterdir()} == before
+    assert files(tmp_path) == {"taken"}
+
+
+def test_an_existing_file_is_never_written_over(said, base, tmp_path):
+    target = tmp_path / "model.gguf"
+    target.write_text("mine")
+    assert "is there already" in said("export", base, "--output", target, code=2)
+    assert target.read_text() == "mine"
+
+
+def test_a_model_that_the_adapter_was_not_made_for(said, adapter, tmp_path):
+    """Of the same shape: what tells it is its weights."""
+    other = save_base(tmp_path / "other", seed=5)
+    err = said("merge", adapter, "--base_model", other, "--output_dir", tmp_path / "merged", code=4)
+    assert f"was trained on other weights than those of {other}" in err
+    save_tiny_model(tmp_path / "wider", hidden_size=96, intermediate_size=96, head_dim=16)
+    saved = copied(adapter, tmp_path / "anonymous")
+    _forget_base(saved)
+    err = said(
+        *("merge", saved, "--base_model", tmp_path / "wider"),
+        *("--output_dir", tmp_path / "merged"),
+        code=4,
+    )
+    assert "does not fit this model" in err
+    assert not (tmp_path / "merged").exists()
+
+
+def _forget_base(adapter: Path) -> None:
+    """As peft writes it, which knows of no fingerprint."""
+    from safetensors.torch import load_file, save_file
+
+    path = adapter / "adapter_model.safetensors"
+    save_file(load_file(path), path, metadata={"format": "pt"})
+
+
+def test_what_cannot_be_merged(said, base, tmp_path):
+    prompts = save_trained_adapter(
+        tmp_path / "prompts", base, LlamaAdapterConfig(adapter_len=4, adapter_layers=2)
+    )
+    target = tmp_path / "merged"
+    err = said("merge", prompts, "--output_dir", target, code=4)
+    assert "adds prompts to the attention, which no weight of a plain model can hold" in err
+    assert "is no adapter: there is nothing to merge" in said(
+        "merge", base, "--output_dir", target, code=2
+    )
+    assert not target.exists()
+
+
+def test_numbers_beyond_fp16(said, base, tmp_path):
+    large = save_trained_adapter(tmp_path / "large", base, LoraConfig(r=1, lora_alpha=2**30))
+    err = said("merge", large, "--output_dir", tmp_path / "merged", "--dtype", "F16", code=4)
+    assert "holds values beyond the range of float16. Choose --dtype BF16 or F32." in err
+    assert files(tmp_path) == {"large"}
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("consolidated.00.pth", "the weights are pickles (consolidated.00.pth)"),
+        ("pytorch_model.bin", "the weights are pickles"),
+        ("__0_0.distcp", "is a distributed checkpoint of PyTorch (1 .distcp files)"),
+    ],
+)
+def test_pickles_are_refused_with_the_reason(said, name, words, tmp_path):
+    folder = tmp_path / "original"
+    folder.mkdir()
+    (folder / name).write_bytes(b"\x80\x04.")
+    (folder / ".metadata").write_bytes(b"\x80\x04.")
+    err = said("export", folder, "--output", tmp_path / "new", code=4)
+    assert words in err
+    assert "can run code when" in err
+    assert "save_pretrained" in err
+
+
+@pytest.mark.parametrize(
+    ("argv", "words"),
+    [
+        (["merge"], "No adapter is named."),
+        (["merge", "x"], "--output_dir is not given"),
+        (["merge", "x", "--output_dir", "y.gguf"], "Use llama-recipes export"),
+        (["merge", "x", "--dtype", "Q8_0"], "--dtype is 'Q8_0', but must be one of auto, F32,"),
+        (["export"], "No model is named."),
+        (["export", "x"], "--output is not given"),
+        (["export", "x", "--output", "y", "--dtype", "Q8_0"], "Q8_0 is an encoding of GGUF"),
+        (["export", "x", "--outputs", "y"], "Did you mean --output?"),
+        (["export", "/no/model", "--output", "y"], "There is no model at /no/model"),
+    ],
+)
+def test_flags_that_are_wrong(said, argv, words):
+    assert words in said(*argv, code=4 if "/no/model" in argv else 2)
