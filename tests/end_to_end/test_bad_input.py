@@ -123,6 +123,10 @@ def test_an_adapter_that_does_not_fit(said, tmp_path, data, capsys):
     assert main(flags) == 0
     capsys.readouterr()
     message = said(f"--from_peft_checkpoint={tmp_path / 'adapter'}", code=4)
+    assert "was trained on other weights than those of" in message
+    weights = tmp_path / "adapter" / "adapter_model.safetensors"
+    save_file(load_file(weights), weights)  # as peft writes it, which knows of no fingerprint
+    message = said(f"--from_peft_checkpoint={tmp_path / 'adapter'}", code=4)
     assert "does not fit this model:\n  extra: base_model.model.model.layers.2" in message
     assert "Give the base model that the adapter was made for." in message
 

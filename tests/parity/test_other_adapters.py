@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import peft
 import pytest
@@ -13,7 +14,7 @@ from torch import Tensor
 from llama_recipes.adapters.llama_adapter import add_llama_adapter
 from llama_recipes.adapters.peft_config import read_adapter_config
 from llama_recipes.adapters.peft_format import WEIGHTS_FILE, load_adapter_weights
-from llama_recipes.adapters.select import adapt, start_adapter
+from llama_recipes.adapters.select import adapt, checkpoint_config, start_adapter
 from llama_recipes.configs.peft import AdapterConfig, LlamaAdapterConfig, LoraConfig, PrefixConfig
 from llama_recipes.errors import CheckpointError, ConfigError
 from llama_recipes.export.hf import save_adapter
@@ -250,3 +251,17 @@ def test_lora_s_biases_go_to_peft_and_back(tmp_path, bias):
 def test_training_biases_that_are_not_there_is_refused(bias):
     with pytest.raises(ConfigError, match=f"--lora_config.bias is {bias}"):
         adapt(tiny_llama(), LoraConfig(bias=bias))
+
+
+@pytest.mark.parametrize("kind", ["lora", "llama_adapter", "prefix"])
+def test_adapters_of_early_2024_load_as_they_do_in_peft_of_today(kind):
+    """The original wrote them with the peft of its time: tests/golden/make_old_adapters.py."""
+    folder = Path(__file__).parents[1] / "golden" / "peft_0_10" / kind
+    config = checkpoint_config(folder)
+    heads = {"num_key_value_heads": 4}
+    ours = adapted(config, trained=False, **heads)
+    load_adapter_weights(ours, config, folder)
+    ours.eval()
+    theirs = peft.PeftModel.from_pretrained(transformers_twin(tiny_llama(**heads)), folder)
+    assert_close(logits_of(ours), theirs_logits(theirs))
+    assert (logits_of(ours) - logits_of(tiny_llama(**heads))).abs().max() > 0.1

@@ -70,7 +70,7 @@ def test_an_adapter_of_another_model_lists_twenty_and_counts_the_rest(tmp_path):
         ("rank_pattern", {"q_proj": 4}),
         ("alpha_pattern", {"q_proj": 4}),
         ("use_dora", True),
-        ("modules_to_save", ["lm_head"]),
+        ("modules_to_save", ["score"]),
         ("layers_to_transform", [0]),
         ("layer_replication", [[0, 2]]),
         ("trainable_token_indices", [3]),

@@ -6,18 +6,22 @@ import json
 import sys
 import time
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks import __main__ as command
-from benchmarks import ours, table
+from benchmarks import measure, memory, memory_table, ours, packed, table
 from benchmarks.contenders import DEFAULT, searched
 from benchmarks.documents import chat, numbered, short
 from benchmarks.flops import Shape, Work, full_flops, lora_flops
-from benchmarks.measure import BenchmarkError, Spread, ratios, spawn, spread
+from benchmarks.measure import BenchmarkError, OutOfMemoryError, Spread, ratios, spawn, spread
 from benchmarks.run import Run
+from llama_recipes.data.loader import make_batch
+from llama_recipes.data.store import TokenStore
+from llama_recipes.data.tokenize import IGNORE
 from support.tiny import tiny_llama, transformers_twin
 
 TOKENS, SUPERVISED, RANK = 24, 7, 4
@@ -93,6 +97,46 @@ def test_our_command_is_one_that_is_accepted(tmp_path):
     assert (config.lora_config.r, config.lora_config.lora_dropout) == (8, 0.05)
 
 
+@pytest.mark.parametrize("checkpointing", [False, True])
+@pytest.mark.parametrize("kind", memory.KINDS, ids=lambda kind: kind.name)
+def test_the_command_whose_memory_is_measured_asks_for_what_it_is_called(
+    tmp_path, kind, checkpointing
+):
+    from llama_recipes.configs.flags import parse
+
+    job = memory._our_job(tmp_path / "rows.jsonl", kind, 4096, checkpointing=checkpointing)
+    _, _, module, *flags = ours.command(job, model="m", folder=tmp_path)
+    config = parse(flags, prog=module).config
+    assert config.train_config.use_peft == (kind.name != "full")
+    assert config.train_config.quantization == ("4bit" if kind.name == "qlora" else False)
+    assert config.quantization_config.quant_type == "nf4"
+    assert config.was_set("fsdp_config.fsdp_activation_checkpointing") == checkpointing
+    assert config.train_config.batching_strategy == "packing"
+    assert (config.train_config.context_length, config.train_config.batch_size_training) == (
+        4096,
+        1,
+    )
+
+
+def test_the_row_that_trl_gets_trains_the_tokens_that_ours_does():
+    """TRL takes no loss on the first token of a document, and shifts labels through the row."""
+    ids = np.arange(10, 18, dtype=np.int32)
+    labels = ids.copy()
+    labels[[0, 1, 5]] = IGNORE
+    store = TokenStore(ids, labels, np.array([0, 3, 5, 8]), np.array([1, 1, 2]), {})
+    row = packed._row(store, [2, 0])
+    assert row["seq_lengths"] == [3, 3]
+
+    documents = [store.document(number) for number in (2, 0)]
+    batch = make_batch(documents, numbers=[2, 0], pad_id=0, padded=False)
+    assert row["input_ids"] == batch.tokens.tolist()
+    starts = np.cumsum([0, *row["seq_lengths"][:-1]])
+    trained = np.array(row["labels"])
+    trained[starts] = IGNORE
+    assert np.flatnonzero(trained != IGNORE).tolist() == (batch.supervised + 1).tolist()
+    assert trained[trained != IGNORE].tolist() == batch.targets.tolist()
+
+
 def test_trls_default_is_always_searched_first():
     assert all(
         searched(adapter=adapter, bf16=bf16)[0] == DEFAULT
@@ -138,6 +182,33 @@ def test_a_process_that_fails_says_why(tmp_path):
             [sys.executable, "-c", "import sys; print('because', file=sys.stderr); sys.exit(3)"],
             environment={},
             log=tmp_path / "b.log",
+        )
+
+
+@pytest.mark.parametrize(
+    "code",
+    ["raise MemoryError", "import os, signal; os.kill(os.getpid(), signal.SIGKILL)"],
+    ids=["says so", "killed"],
+)
+def test_too_little_memory_is_a_result(tmp_path, code):
+    code = f"held = bytearray(b'x') * 2**27\n{code}"
+
+    def run():
+        spawn([sys.executable, "-c", code], environment={}, log=tmp_path / "c.log")
+
+    found = memory._tried(run)
+    assert memory.is_bound(found)
+    assert found["peak_gib"] >= 0.125
+
+
+def test_a_process_that_would_take_all_memory_is_ended(tmp_path, monkeypatch):
+    monkeypatch.setattr(measure, "_SPARED_GIB", float("inf"))
+    monkeypatch.setattr(measure, "available_gib", lambda: 1.0)
+    with pytest.raises(OutOfMemoryError):
+        spawn(
+            [sys.executable, "-c", "import time; time.sleep(60)"],
+            environment={},
+            log=tmp_path / "d.log",
         )
 
 
@@ -203,6 +274,61 @@ def test_an_aim_that_is_missed_is_called_so():
     assert "| 15.1 s |  | ≤ 15 s | missed |" in table.render(results)
 
 
+def memory_section() -> dict:
+    def contest(kind: str, context: int, *rounds: tuple) -> dict:
+        return {
+            "kind": kind,
+            "checkpointing": context == 4096,
+            "context": context,
+            "tokens": [context, context],
+            "rounds": [{"ours": ours, "theirs": theirs} for ours, theirs in rounds],
+        }
+
+    def run(gib: float) -> dict:
+        return run_json(10, gib)
+
+    held = {
+        "ours": {"libraries_gib": 0.25, "weights_gib": 0.5, "training_gib": 0.125},
+        "theirs": {"libraries_gib": 0.75},
+    }
+    return {
+        "date": "2026-01-04",
+        "precision": "fp32",
+        "bitsandbytes": "0.50",
+        "held": {kind.name: held for kind in memory.KINDS},
+        "contests": [
+            contest("full", 1024, (run(3), run(4)), (run(3), run(5))),
+            contest("lora", 1024, (run(1), run(2)), (run(1), run(2))),
+            contest("lora", 4096, (run(3), {"peak_gib": 8.0})),
+            contest("qlora", 1024, ({"peak_gib": 8.0}, run(8))),
+            contest("qlora", 4096, ({"peak_gib": 8.0}, {"peak_gib": 8.0})),
+            contest("qlora", 4096, (run(6), {"peak_gib": 8.0})),
+        ],
+    }
+
+
+def test_the_table_of_memory_says_what_was_met_missed_or_did_not_fit():
+    found = list(memory_table.lines(memory_section()))
+    assert found[4:10] == [
+        "| Full, 1,024 tokens | 3 | 4.5 | 0.675× | 0.6 to 0.75 | ≤ 0.7× | met |",
+        "| LoRA, 1,024 tokens | 1 | 2 | 0.5× |  | ≤ 0.5× | met |",
+        "| LoRA, 4,096 tokens, checkpointing | 3 | > 8 | < 0.375× |  | ≤ 0.5× | met |",
+        "| QLoRA, 1,024 tokens | > 8 | 8 | > 1× |  | ≤ 0.5× | missed |",
+        "| QLoRA, 4,096 tokens, checkpointing | > 8 | > 8 |  |  | ≤ 0.5× | neither fits |",
+        "| QLoRA, 4,096 tokens, checkpointing | 6 | > 8 | < 0.75× |  | ≤ 0.5× | not known |",
+    ]
+    assert "holds 0.25 GiB of ours and 0.75 GiB of TRL's" in found[-1]
+    assert "LoRA 0.5 + 0.125 + 0.125 to 2.12 GiB" in found[-1]
+
+
+def test_the_table_of_memory_stands_between_the_others():
+    results = small_results()
+    results["sections"]["memory"] = memory_section()
+    rendered = table.render(results)
+    assert "\n\n".join(["", "\n".join(memory_table.lines(memory_section())), ""]) in rendered
+    assert "to 2026-01-04" in rendered
+
+
 def test_a_table_is_put_between_its_markers():
     text = f"before\n{table.BEGIN}\nold\n{table.END}\nafter"
     assert table.put_into(text, "new") == f"before\n{table.BEGIN}\n\nnew\n\n{table.END}\nafter"
@@ -229,3 +355,9 @@ def test_results_of_two_machines_are_not_mixed(tmp_path):
     output.write_text(json.dumps({"machine": {"processor": "A"}, "sections": {}}))
     with pytest.raises(BenchmarkError, match="another machine"):
         command._results(output, {"processor": "B"})
+
+
+def test_a_package_that_a_section_needs_is_named(monkeypatch, capsys):
+    monkeypatch.setattr(command, "find_spec", lambda _: None)
+    assert command.main(["--only", "memory"]) == 2
+    assert "Not installed: trl, bitsandbytes. pip install" in capsys.readouterr().err

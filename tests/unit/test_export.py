@@ -173,7 +173,10 @@ def test_a_run_killed_between_index_and_removal_does_not_cost_the_present_shards
 
 
 def writer(folder: Path, model: Llama, **changes) -> ResultWriter:
-    settings = {"adapter": None, "base_model": "", "generation_config": None}
+    settings = {
+        **{"adapter": None, "base_model": "", "base_fingerprint": ""},
+        "generation_config": None,
+    }
     return ResultWriter(folder, model, tokenizer("chatml"), **(settings | changes))
 
 

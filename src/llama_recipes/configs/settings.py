@@ -47,7 +47,7 @@ class Setting:
     @property
     def default_text(self) -> str:
         """The default as one would write it, or in words where there is none."""
-        if self.default == "" or str(self.default).startswith(NOT_GIVEN):
+        if self.default in ("", []) or str(self.default).startswith(NOT_GIVEN):
             return "not given"
         return ",".join(self.default) if isinstance(self.default, list) else str(self.default)
 
