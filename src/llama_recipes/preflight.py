@@ -121,7 +121,9 @@ def recompute(config: RunConfig, model: Llama, screen: Screen) -> None:
         screen.line("Activations are computed again in the backward pass, on this one device too.")
 
 
-def use_kernels(device: torch.device, *, required: bool, screen: Screen) -> None:
+def use_kernels(
+    device: torch.device, dtype: torch.dtype, *, required: bool, screen: Screen
+) -> None:
     """Compute with our own kernels on a processor; say so where they cannot be had.
 
     required: raise ConfigError there instead.
@@ -129,6 +131,8 @@ def use_kernels(device: torch.device, *, required: bool, screen: Screen) -> None
     if device.type != "cpu":
         return
     reason = library.enable()
+    if dtype == torch.float16:
+        reason = "they are made for fp32 and bf16, and --use_fp16 was given"
     if reason is None:
         return
     if required:

@@ -70,7 +70,7 @@ def finetune(config: RunConfig, screen: Screen | None = None) -> dict[str, Any]:
     train = config.train_config
     device = choose_device()
     dtype = preflight.compute_dtype(device, train, screen)
-    preflight.use_kernels(device, required=train.use_fast_kernels, screen=screen)
+    preflight.use_kernels(device, dtype, required=train.use_fast_kernels, screen=screen)
     model, adapter_names = shape_model(source.config, config, adapter, dtype)
     check_weights(model, source.tensors, skip=adapter_names)
     check_adapter_weights(config, model, adapter)

@@ -148,6 +148,11 @@ def test_an_unknown_data_set_section_or_setting(said, flags, problem):
     assert problem in said(*flags, code=2)
 
 
+def test_kernels_that_are_not_made_for_fp16(said):
+    message = said("--use_fp16", "--use_fast_kernels", code=2)
+    assert "they are made for fp32 and bf16, and --use_fp16 was given" in message
+
+
 def test_a_context_longer_than_the_model_s(said):
     message = said("--context_length=257", code=2)
     assert "--context_length is 257, but the model was made for at most 256 tokens." in message

@@ -14,6 +14,7 @@ import torch
 sys.path[:0] = [sys.argv[1], str(Path(__file__).parents[1])]
 
 import peft  # noqa: E402
+
 from support.tiny import tiny_llama, transformers_twin  # noqa: E402
 
 FOLDER = Path(__file__).parent / "peft_0_10"

@@ -1,4 +1,4 @@
-"""Invariants 1, 2 and 11 for every way to fine-tune: adapter × quantisation × recomputing × packing.
+"""Invariants 1, 2 and 11 for every adapter × quantisation × recomputing × packing.
 
 Oracle: the same model on each document of the step alone, nothing recomputed.
 """

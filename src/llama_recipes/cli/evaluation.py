@@ -56,7 +56,8 @@ def evaluate_models(flags: EvaluateFlags, data: Data, pattern: re.Pattern[str] |
     part = _open(config, flags, models, screen)
     questions = _questions(part, models[0], config, flags, pattern, screen)
     device = choose_device()
-    preflight.use_kernels(device, required=False, screen=screen)
+    dtype = torch.bfloat16 if has_bf16(device) else torch.float32
+    preflight.use_kernels(device, dtype, required=False, screen=screen)
     work = Work(
         config=config,
         part=part,
@@ -64,7 +65,7 @@ def evaluate_models(flags: EvaluateFlags, data: Data, pattern: re.Pattern[str] |
         pattern=pattern,
         flags=flags,
         device=device,
-        dtype=torch.bfloat16 if has_bf16(device) else torch.float32,
+        dtype=dtype,
         screen=screen,
     )
     measured = [measure(model, work) for model in models]
