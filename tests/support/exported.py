@@ -21,8 +21,8 @@ from support.in_memory import loaded
 from support.tiny_folders import save_tiny_model, save_tiny_tokenizer
 
 LORA = LoraConfig(r=4, lora_alpha=8, target_modules="all-linear")
-SHAPE = {"hidden_size": 64, "intermediate_size": 96, "head_dim": 16}
-"""Rows that Q8_0 can be cut into."""
+SHAPE = {"hidden_size": 64, "intermediate_size": 128, "head_dim": 16}
+"""Rows that Q8_0 and 4 bits can be cut into."""
 
 
 def save_base(folder: Path, **changes) -> Path:

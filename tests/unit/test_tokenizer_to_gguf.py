@@ -11,6 +11,7 @@ from llama_recipes.data.tokenizer import Tokenizer, load_tokenizer
 from llama_recipes.data.tokenizer_gguf import tokenizer_of
 from llama_recipes.data.tokenizer_to_gguf import gguf_tokenizer_metadata
 from llama_recipes.errors import CheckpointError
+from support.tiny_folder import byte_tokenizer
 from support.tiny_tokenizers import (
     SPLITS,
     TEXTS,
@@ -92,10 +93,12 @@ def test_a_padding_token_without_a_row_is_left_out(tmp_path):
     assert "ggml.padding_token_id" not in metadata
 
 
-@pytest.mark.parametrize("kind", ["cut otherwise", "word level"])
+@pytest.mark.parametrize("kind", ["cut otherwise", "word level", "no merges"])
 def test_what_gguf_has_no_name_for_is_refused(kind):
     if kind == "word level":
         backend = Backend(models.WordLevel({"a": 0, "<u>": 1}, unk_token="<u>"))
+    elif kind == "no merges":
+        backend = byte_tokenizer().backend_tokenizer
     else:
         backend = Backend.from_str(byte_level().to_str())
         backend.pre_tokenizer = pre_tokenizers.Sequence(

@@ -16,7 +16,7 @@ from llama_recipes.errors import CheckpointError
 from llama_recipes.model.config import LlamaConfig
 from llama_recipes.model.llama import Linear, Llama
 from llama_recipes.model.weights import TensorSource
-from llama_recipes.quantization.select import Quantization, quantized_layer
+from llama_recipes.quantization.select import Quantization, quantize, quantized_layer
 
 
 class MergedTensors:
@@ -45,6 +45,7 @@ class MergedTensors:
         with torch.device("meta"):
             model = Llama(config)
             adapt(model, settings)
+            quantize(model, how)
         check_adapter(model, settings, adapter)
         self._base, self._how = base, how
         self._stored = read_tensors(adapter)

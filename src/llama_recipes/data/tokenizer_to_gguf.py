@@ -71,7 +71,7 @@ def _own_texts(tokenizer: Tokenizer) -> list[str]:
 
 def _candidates(tokenizer: Tokenizer, vocab_size: int) -> Iterator[dict[str, Any]]:
     model = json.loads(tokenizer.hf.backend_tokenizer.to_str())["model"]
-    if model["type"] != "BPE":
+    if model["type"] != "BPE" or not model["merges"]:  # llama.cpp reads none without merges
         return
     pairs = [tuple(m.split(" ", 1)) if isinstance(m, str) else tuple(m) for m in model["merges"]]
     common = _vocabulary(tokenizer, vocab_size, model)
