@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from tempfile import TemporaryFile
 
@@ -24,6 +25,8 @@ from llama_recipes.monitoring.screen import Screen
 from llama_recipes.parallel.device import has_bf16
 from llama_recipes.parallel.ranks import world_size
 from llama_recipes.parallel.recompute import recompute_layers
+from llama_recipes.training import frozen_outputs
+from llama_recipes.training.frozen_outputs import fits, frozen_layers, output_bytes
 from llama_recipes.training.memory import step_bytes
 from llama_recipes.training.windows import largest_slice
 
@@ -119,6 +122,35 @@ def recompute(config: RunConfig, model: Llama, screen: Screen) -> None:
     if config.was_set(name) and config.value(name):
         recompute_layers(model)
         screen.line("Activations are computed again in the backward pass, on this one device too.")
+
+
+def keep_frozen_outputs(
+    config: RunConfig, model: Llama, loaders: Sequence[Loader], steps: int, screen: Screen
+) -> None:
+    """Compute frozen layers once for each document, where there is a second time and room for it.
+
+    loaders: of training and, if there is one, of validation. Only on a processor, where what is
+    kept takes no scarce memory, and for packed rows: padding makes other documents every epoch.
+    """
+    train, layers = config.train_config, frozen_layers(model)
+    batches = len(loaders[0].plan(0))
+    again = steps * train.gradient_accumulation_steps > batches
+    on_processor = model.head_weight.device.type == "cpu"
+    packed = train.batching_strategy == "packing"
+    if train.use_peft or not (layers and again and packed and on_processor):
+        return
+    needed = output_bytes(model, [loader.store for loader in loaders]) / GIB
+    available = available_memory_gib(model.head_weight.device)
+    if not fits(needed, available):
+        screen.line(
+            f"The outputs of the {layers} frozen layers would take {needed:.2f} GiB, too much of"
+            " the memory that is left: they are computed anew in every epoch."
+        )
+        return
+    screen.line(
+        f"The outputs of the {layers} frozen layers are kept for the next epochs: {needed:.2f} GiB."
+    )
+    frozen_outputs.keep(model, layers)
 
 
 def use_kernels(

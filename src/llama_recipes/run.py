@@ -96,6 +96,8 @@ def finetune(config: RunConfig, screen: Screen | None = None) -> dict[str, Any]:
         patience=train.early_stopping_patience,
     )
     schedule = _make_schedule(train, loader, screen)
+    loaders = [loader, *([eval_loader] if eval_loader else [])]
+    preflight.keep_frozen_outputs(config, model, loaders, schedule.total_steps, screen)
     if train.use_fast_kernels and device.type != "cpu":
         screen.line(speed_up(model, steps=schedule.total_steps))
     how = quantization(config)

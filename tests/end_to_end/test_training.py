@@ -171,7 +171,7 @@ def test_an_adapter_goes_on_from_another_with_its_settings(run, capsys):
     [
         (["--r=4"], "--lora_config.r is 4, but the adapter in {} was made with 3."),
         (["--peft_method=prefix"], "--peft_method is prefix, but the adapter in {} is of the kind"),
-        (["--model_name={other}"], "does not fit this model"),
+        (["--model_name={other}"], "The adapter in {} was trained on other weights than those"),
     ],
 )
 def test_an_adapter_that_contradicts_the_flags_is_refused(run, data, flags, said, tmp_path, capsys):
@@ -181,7 +181,7 @@ def test_an_adapter_that_contradicts_the_flags_is_refused(run, data, flags, said
     usual += [f"--from_peft_checkpoint={first.folder}", f"--output_dir={tmp_path / 'second'}"]
     last = {flag.partition("=")[0]: flag.format(other=other) for flag in (*usual, *flags)}
     capsys.readouterr()
-    assert main(list(last.values())) == (4 if "fit" in said else 2)
+    assert main(list(last.values())) == (4 if "weights" in said else 2)
     assert said.format(first.folder) in " ".join(capsys.readouterr().err.split())
     assert not list(tmp_path.glob("second/*.safetensors"))
 
@@ -351,3 +351,18 @@ def test_a_custom_data_set_with_a_collator(run, tmp_path, strategy):
     assert result.evaluations[-1]["eval_supervised_tokens"] == 4
     assert result.losses()[-1] < result.losses()[0]
     assert result.results["prompt_format"] == "tokens"
+
+
+def test_outputs_of_frozen_layers_are_kept_and_change_nothing(run, capsys, monkeypatch):
+    flags = ("--freeze_layers", "--num_freeze_layers=1", "--no_mixed_precision")
+    kept = run(*flags, name="kept")
+    assert "The outputs of the 1 frozen layers are kept for the next epochs" in (
+        capsys.readouterr().out
+    )
+    monkeypatch.setattr("llama_recipes.preflight.fits", lambda needed, available: False)
+    anew = run(*flags, name="anew")
+    assert "they are computed anew in every epoch" in capsys.readouterr().out
+    assert kept.losses() == anew.losses()
+    assert kept.evaluations == anew.evaluations
+    run(*flags, "--num_epochs=1", name="once")
+    assert "frozen layers" not in capsys.readouterr().out

@@ -179,10 +179,30 @@ class Llama(nn.Module):
         rows: indices [S] of the tokens whose states are wanted → [S, D]; the last layer's
         feed-forward part is computed for these alone.
         """
-        x = self.model.embed_tokens(tokens).to(self.dtype)
+        return self.upper(self.lower(tokens, positions, attention, 0), positions, attention, rows)
+
+    def lower(self, tokens: Tensor, positions: Tensor, attention: AttentionFn, stop: int) -> Tensor:
+        """Embedding and the `stop` lowest layers → the residual stream above them [N, D]."""
+        x: Tensor = self.model.embed_tokens(tokens).to(self.dtype)
         rotation = rotation_table(self.config.rope, self.config.head_dim, positions, x.dtype)
         branch = None
-        *lower, last = self.layers
+        for layer in self.layers[:stop]:
+            x, branch = layer(x, branch, rotation, attention)
+        return x if branch is None else x + branch
+
+    def upper(
+        self,
+        x: Tensor,
+        positions: Tensor,
+        attention: AttentionFn,
+        rows: Tensor | None = None,
+        *,
+        start: int = 0,
+    ) -> Tensor:
+        """The decoder layers from `start` on, of which there is at least one, and the last norm."""
+        rotation = rotation_table(self.config.rope, self.config.head_dim, positions, x.dtype)
+        branch = None
+        *lower, last = self.layers[start:]
         for layer in lower:
             x, branch = layer(x, branch, rotation, attention)
         x, branch = last(x, branch, rotation, attention, rows)
