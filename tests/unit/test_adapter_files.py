@@ -10,16 +10,18 @@ from pathlib import Path
 import peft
 import pytest
 import torch
+from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 from llama_recipes.adapters.lora import add_lora, lora_layers
 from llama_recipes.adapters.peft_config import _MUST_BE_EMPTY, read_adapter_config
-from llama_recipes.adapters.peft_format import load_adapter_weights
+from llama_recipes.adapters.peft_format import load_adapter_weights, read_header
 from llama_recipes.adapters.select import adapter_config
 from llama_recipes.configs.peft import LoraConfig
 from llama_recipes.configs.run import RunConfig
 from llama_recipes.configs.training import TrainConfig
 from llama_recipes.errors import CheckpointError, ConfigError
+from llama_recipes.export.hf import save_adapter
 from support.adapted import lora, saved
 from support.tiny import tiny_llama
 
@@ -160,3 +162,18 @@ def test_an_adapter_goes_on_with_its_own_settings(tmp_path):
     assert adapter_config(config) == theirs
     assert adapter_config(RunConfig(train_config=TrainConfig(use_peft=True))) == LoraConfig()
     assert adapter_config(RunConfig()) is None
+
+
+def test_one_adapter_is_one_file(tmp_path):
+    """Byte for byte, the metadata's order included; what peft reads of it is unchanged."""
+    model = lora(DEFAULTS)
+    contents = set()
+    for number in range(8):
+        folder = tmp_path / f"{number}"
+        save_adapter(model, folder, config=DEFAULTS, base_model="", base_fingerprint="0123abcd")
+        contents.add((folder / "adapter_model.safetensors").read_bytes())
+    assert len(contents) == 1
+    with safe_open(folder / "adapter_model.safetensors", "pt") as file:
+        assert file.metadata() == {"format": "pt", "base_fingerprint": "0123abcd"}
+    assert read_header(folder).base == "0123abcd"
+    load_adapter_weights(lora(DEFAULTS, trained=False), DEFAULTS, folder)

@@ -8,6 +8,7 @@ Shapes: P virtual tokens, K key/value heads, d head dimension, L decoder layers.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -86,6 +87,19 @@ def write_adapter(tensors: Mapping[str, Tensor], path: Path, *, base: str | None
     """Write what `adapter_tensors` gives. base: `weights_fingerprint` of the model under it."""
     metadata = {"format": "pt"} | ({_BASE: base} if base else {})
     save_file(dict(tensors), path, metadata=metadata)
+    _sort_metadata(path)
+
+
+def _sort_metadata(path: Path) -> None:
+    """safetensors writes metadata in another order each time, and the same run gives one file."""
+    with path.open("r+b") as file:
+        size = int.from_bytes(file.read(8), "little")
+        header = json.loads(file.read(size))
+        header["__metadata__"] = dict(sorted(header["__metadata__"].items()))
+        file.seek(8)
+        file.write(
+            json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode().ljust(size)
+        )
 
 
 def adapter_tensors(model: Llama, config: AdapterConfig) -> dict[str, Tensor]:
