@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Sequence
 from pathlib import Path
 from tempfile import TemporaryFile
 
 import torch
 
+from llama_recipes.checkpoint.folder import FOLDER, Checkpoint
 from llama_recipes.configs.run import RunConfig
 from llama_recipes.configs.section import is_given
 from llama_recipes.configs.training import TrainConfig
@@ -40,10 +42,13 @@ def refuse_several_processes() -> None:
         )
 
 
-def refuse_results(config: RunConfig) -> None:
-    """Raises ConfigError where the run's folder holds results, which are never written over."""
-    folder = _output_path(config)
-    if folder is None:
+def refuse_results(config: RunConfig, checkpoint: Checkpoint | None) -> None:
+    """Raises ConfigError where the run's folder holds results, which are never written over.
+
+    checkpoint: what the run goes on from; its own folder's results are its to replace.
+    """
+    folder = output_path(config)
+    if folder is None or _is_of(checkpoint, folder):
         return
     held = [
         str(path.relative_to(folder))
@@ -56,21 +61,37 @@ def refuse_results(config: RunConfig) -> None:
             f"--output_dir {folder} already holds {', '.join(held[:3])}, the result of a run,"
             " which is not written over. Name another folder, or remove this one."
         )
+    if any((folder / FOLDER).glob("step-*")):
+        raise ConfigError(
+            f"--output_dir {folder} holds checkpoints of a run that did not end. Go on with it with"
+            " --resume auto, name another folder, or remove this one."
+        )
 
 
-def output_folder(config: RunConfig) -> Path | None:
+def _is_of(checkpoint: Checkpoint | None, folder: Path) -> bool:
+    return (
+        checkpoint is not None and checkpoint.path.parent.resolve() == (folder / FOLDER).resolve()
+    )
+
+
+def output_folder(config: RunConfig, checkpoint: Checkpoint | None) -> Path | None:
     """Make the run's folder; None where none was given. Raises ConfigError.
 
-    What an unfinished run that saved nothing left there is replaced.
+    What an unfinished run that saved nothing left there is replaced. A run that goes on from the
+    checkpoint of another folder takes the metrics up to there along.
     """
-    folder = _output_path(config)
+    folder = output_path(config)
     if folder is None:
         return None
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with TemporaryFile(dir=folder):
             pass
-        (folder / METRICS_FILE).unlink(missing_ok=True)
+        if not _is_of(checkpoint, folder):
+            (folder / METRICS_FILE).unlink(missing_ok=True)
+            earlier = checkpoint and checkpoint.path.parent.parent / METRICS_FILE
+            if earlier and earlier.is_file():
+                shutil.copyfile(earlier, folder / METRICS_FILE)
     except OSError as error:
         raise ConfigError(
             f"--output_dir {folder} cannot be written to: {error.strerror or error}."
@@ -85,7 +106,7 @@ SAVE_MEMORY = (
 )
 
 
-def _output_path(config: RunConfig) -> Path | None:
+def output_path(config: RunConfig) -> Path | None:
     output_dir = config.train_config.output_dir
     # A shell leaves --output_dir=~/x as it is.
     return Path(output_dir).expanduser() if is_given(output_dir) else None

@@ -6,7 +6,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import torch
 
@@ -23,7 +23,7 @@ from llama_recipes.data.loader import Loader
 from llama_recipes.data.prepare import Preparation
 from llama_recipes.data.splits import Splits, open_splits
 from llama_recipes.data.tokenizer import Tokenizer, holds_tokenizer, load_tokenizer
-from llama_recipes.errors import ConfigError
+from llama_recipes.errors import ConfigError, Interrupted
 from llama_recipes.export.result import ResultWriter
 from llama_recipes.model.config import LlamaConfig
 from llama_recipes.model.fingerprint import weights_fingerprint
@@ -43,22 +43,41 @@ from llama_recipes.resolve import (
     resolve,
     with_tokens_of,
 )
+from llama_recipes.training.checkpointer import Checkpointer
 from llama_recipes.training.gpu_kernels import speed_up
+from llama_recipes.training.interruption import Interruption, StopRequested
 from llama_recipes.training.loop import Progress, Run
 from llama_recipes.training.optimizers import make_optimizer
 from llama_recipes.training.precision import set_precision
+from llama_recipes.training.resuming import checkpoint_to_resume, identity, refuse_drift
 from llama_recipes.training.schedule import Schedule
 from llama_recipes.training.selection import Selection
+from llama_recipes.training.snapshot import restore, save_optimizer
 from llama_recipes.training.windows import count_steps
 
 
 def finetune(config: RunConfig, screen: Screen | None = None) -> dict[str, Any]:
-    """Run `config` and return what results.json holds. Raises LlamaRecipesError."""
-    screen = screen or Screen()
+    """Run `config` and return what results.json holds. Raises LlamaRecipesError.
+
+    SIGINT, SIGTERM and SIGUSR1 end it with Interrupted, once it can go on from where it was.
+    """
+    interruption = Interruption()
+    with interruption.listening():
+        try:
+            return _finetune(config, screen or Screen(), interruption)
+        except StopRequested as stop:
+            raise Interrupted(
+                f"Stopped by {stop.name} before the first step: nothing is lost. Run the same"
+                " command again."
+            ) from stop
+
+
+def _finetune(config: RunConfig, screen: Screen, interruption: Interruption) -> dict[str, Any]:
     for warning in warnings(config):
         screen.warn(warning)
     preflight.refuse_several_processes()
-    preflight.refuse_results(config)
+    checkpoint = checkpoint_to_resume(config, preflight.output_path(config), screen.warn)
+    preflight.refuse_results(config, checkpoint)
     source = open_model(config.train_config.model_name)
     base = weights_fingerprint(source.tensors)
     check_adapter_base(config, base)
@@ -75,11 +94,15 @@ def finetune(config: RunConfig, screen: Screen | None = None) -> dict[str, Any]:
     check_weights(model, source.tensors, skip=adapter_names)
     check_adapter_weights(config, model, adapter)
 
-    folder = preflight.output_folder(config)
+    folder = preflight.output_folder(config, checkpoint)
     if folder is not None:
         publish(folder / "config.yaml", to_yaml(config).encode())
     splits = _open_splits(config, tokenizer, screen)
     preflight.check_vocabulary(splits, tokenizer, source.config)
+    itself = identity(config, model=base, tokenizer=tokenizer.fingerprint, data=splits.train)
+    if checkpoint is not None:
+        for change in refuse_drift(checkpoint, itself, allowed=train.resume_with_changes):
+            screen.warn(change)
 
     load_weights(model, source.tensors, device=device, skip=adapter_names)
     if adapter is not None:
@@ -103,7 +126,8 @@ def finetune(config: RunConfig, screen: Screen | None = None) -> dict[str, Any]:
     how = quantization(config)
     facts = {"prompt_format": splits.format, "quantization": how and asdict(how)}
     torch.manual_seed(train.seed)
-    with RunLog(folder) as log, screen.training(schedule.total_steps):
+    metrics_bytes = checkpoint.state["metrics_bytes"] if checkpoint else 0
+    with RunLog(folder, keep=metrics_bytes) as log, screen.training(schedule.total_steps):
         run = Run(
             model,
             make_optimizer(
@@ -120,8 +144,18 @@ def finetune(config: RunConfig, screen: Screen | None = None) -> dict[str, Any]:
             selection=selection,
             log=log,
             screen=screen,
+            interruption=interruption,
         )
-        _train(run, selection, folder, screen, facts)
+        if checkpoint is not None:
+            restore(run, checkpoint)
+            screen.line(f"Going on after step {run.progress.step}, from {checkpoint.path}")
+        if folder is not None and train.save_model:
+            run.checkpoint = Checkpointer(
+                run, folder, itself, keep=train.keep_checkpoints, resumed=checkpoint
+            )
+        _train(run, folder, screen, facts)
+        if folder is not None and train.save_optimizer:
+            save_optimizer(run, folder)
 
     results = _results(run.progress, selection, **facts)
     _write_results(folder, results)
@@ -129,26 +163,39 @@ def finetune(config: RunConfig, screen: Screen | None = None) -> dict[str, Any]:
     return results
 
 
-def _train(
-    run: Run,
-    selection: Selection,
-    folder: Path | None,
-    screen: Screen,
-    facts: Mapping[str, Any],
-) -> None:
+def _train(run: Run, folder: Path | None, screen: Screen, facts: Mapping[str, Any]) -> None:
     """Train; however that ends, results.json and the screen say what there is."""
+    selection = run.selection
     # Written before the first step too: chat asks as training did even after a kill.
     _write_results(folder, _results(run.progress, selection, **facts))
     try:
         run.train()
     except BaseException as error:
-        run.progress.stop_reason = f"stopped by {type(error).__name__}"
-        _write_results(folder, _results(run.progress, selection, **facts))
+        stopped = error.name if isinstance(error, StopRequested) else type(error).__name__
+        _write_results(
+            folder,
+            _results(run.progress, selection, **facts) | {"stop_reason": f"stopped by {stopped}"},
+        )
+        if isinstance(error, StopRequested):
+            _leave(run, error.name)
         if selection.saved_step is not None:
             screen.line(f"The weights after step {selection.saved_step} are saved in {folder}")
         if isinstance(error, torch.OutOfMemoryError):
             raise ConfigError(f"The memory ran out: {error} {preflight.SAVE_MEMORY}") from error
         raise
+
+
+def _leave(run: Run, name: str) -> NoReturn:
+    """Save what the run needs to go on, and end it. Raises Interrupted, or CheckpointError."""
+    if run.checkpoint is None:
+        raise KeyboardInterrupt
+    if run.selection.saved_step is None:
+        run.selection.keep_last(run.progress.step)
+    path = run.checkpoint()
+    raise Interrupted(
+        f"Stopped by {name} after step {run.progress.step}, which is saved in {path}. Run the same"
+        " command again with --resume auto."
+    )
 
 
 def shape_model(

@@ -11,20 +11,13 @@ from llama_recipes.configs.section import flag_of
 
 NOT_BUILT = {
     "train_config.enable_fsdp": "training on several processes",
-    "train_config.save_optimizer": "saving the optimizer's state",
     "train_config.use_wandb": "Weights & Biases tracking",
     "train_config.use_tensorboard": "TensorBoard tracking",
     "train_config.save_metrics": "the file of all losses",
     "train_config.flop_counter": "FLOP counting",
     "train_config.use_profiler": "profiling",
-    "train_config.checkpoint_every": "checkpoints during training",
-    "train_config.keep_checkpoints": "checkpoints during training",
-    "train_config.resume": "resuming",
 }
 """Setting → what is not there."""
-
-DEFAULT_ASKS_TOO = {"train_config.checkpoint_every", "train_config.keep_checkpoints"}
-"""Settings that ask for their feature with every value, the default included."""
 
 
 def refusals(config: RunConfig) -> list[str]:
@@ -40,7 +33,7 @@ def refusals(config: RunConfig) -> list[str]:
 def _asks(config: RunConfig, key: str) -> bool:
     if not config.was_set(key) or without_effect(config, key):
         return False
-    return key in DEFAULT_ASKS_TOO or config.value(key) != config.default(key)
+    return config.value(key) != config.default(key)
 
 
 def _spelled(key: str, value: object) -> str:

@@ -168,6 +168,10 @@ class TrainConfig(Section):
         default="",
         description="Checkpoint to go on from, or auto for the newest one; empty: start anew",
     )
+    resume_with_changes: bool = Field(
+        default=False,
+        description="Go on although settings, data or model are not those of the checkpoint",
+    )
     dist_checkpoint_root_folder: str = Field(
         default="PATH/to/save/FSDP/model",
         description="Folder for sharded checkpoints, with enable_fsdp",

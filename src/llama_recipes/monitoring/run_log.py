@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
@@ -15,18 +16,27 @@ METRICS_FILE = "metrics.jsonl"
 class RunLog:
     """Appends one JSON object a line and flushes it: what was logged survives a crash.
 
-    Without a folder nothing is written.
+    Without a folder nothing is written. keep: bytes of an earlier part of the run, which it goes on
+    behind; what stands after them is forgotten, for it is written again.
     """
 
-    def __init__(self, folder: Path | None) -> None:
+    def __init__(self, folder: Path | None, *, keep: int = 0) -> None:
         self._file = None
         if folder is not None:
             self._file = (folder / METRICS_FILE).open("a", encoding="utf-8")
+            self._file.truncate(min(keep, self._file.tell()))
 
     def write(self, record: Mapping[str, Any]) -> None:
         if self._file is not None:
             self._file.write(json.dumps(finite(record), allow_nan=False) + "\n")
             self._file.flush()
+
+    def durable_bytes(self) -> int:
+        """Bring what was written to the disk; how much that is."""
+        if self._file is None:
+            return 0
+        os.fsync(self._file.fileno())
+        return self._file.tell()
 
     def __enter__(self) -> Self:
         return self

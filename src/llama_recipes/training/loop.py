@@ -4,22 +4,26 @@ from __future__ import annotations
 
 import math
 import time
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from itertools import islice
+from pathlib import Path
 
 import torch
 from torch.amp import GradScaler
 from torch.optim import Optimizer
 
 from llama_recipes.configs.training import TrainConfig
-from llama_recipes.data.loader import Loader
+from llama_recipes.data.loader import Batch, Loader
 from llama_recipes.errors import DataError, NonFiniteError
 from llama_recipes.model.llama import Llama
 from llama_recipes.monitoring.memory import peak_memory_gib
 from llama_recipes.monitoring.run_log import RunLog, perplexity
 from llama_recipes.monitoring.screen import Screen
 from llama_recipes.training.evaluate import evaluate
+from llama_recipes.training.interruption import Interruption, StopRequested
 from llama_recipes.training.optimizers import set_lr
+from llama_recipes.training.random_state import RandomState
 from llama_recipes.training.schedule import Schedule
 from llama_recipes.training.selection import Selection
 from llama_recipes.training.step import StepResult, train_step
@@ -28,19 +32,34 @@ from llama_recipes.training.windows import Window, on_device, windows
 
 @dataclass
 class Progress:
-    """How far a run is. Tokens count no padding; losses are nats per supervised token."""
+    """How far a run is. Tokens count no padding; losses are nats per supervised token.
+
+    epoch, batch: where the next step begins; batch counts micro-batches of the epoch.
+    unfinished: the step before that was made, but what follows a step (evaluation, the end of an
+    epoch) was not. ends_epoch: whether that step is its epoch's last.
+    """
 
     step: int = 0
+    epoch: int = 0
+    batch: int = 0
+    unfinished: bool = False
+    ends_epoch: bool = False
     tokens: int = 0
     supervised_tokens: int = 0
     stop_reason: str = ""
+    epoch_loss: float = 0.0
+    epoch_tokens: int = 0
+    epoch_elapsed: float = 0.0
     epoch_losses: list[float] = field(default_factory=list)
     epoch_seconds: list[float] = field(default_factory=list)
     eval_losses: list[float] = field(default_factory=list)
 
 
 class Run:
-    """Everything one run works with; `train` is called once."""
+    """Everything one run works with; `train` is called once.
+
+    checkpoint: called where one is due. interruption: heeded between micro-batches.
+    """
 
     def __init__(
         self,
@@ -54,46 +73,66 @@ class Run:
         selection: Selection,
         log: RunLog,
         screen: Screen,
+        interruption: Interruption | None = None,
+        checkpoint: Callable[[], Path] | None = None,
     ) -> None:
         self.model, self.optimizer, self.schedule = model, optimizer, schedule
         self.train_loader, self.eval_loader = train_loader, eval_loader
         self.config, self.selection = config, selection
         self.log, self.screen = log, screen
+        self.interruption = interruption or Interruption()
+        self.checkpoint = checkpoint
         self.device = model.head_weight.device
         self.scaler = GradScaler(self.device.type, enabled=config.use_fp16)
         self.progress = Progress()
-        self._epoch_loss, self._epoch_tokens, self._epoch_started = 0.0, 0, 0.0
-        self._step_started = 0.0
+        self.random = RandomState.now(self.device)
+        self._step_started = self._counted_until = 0.0
 
     def train(self) -> Progress:
         """Train to the end, to `max_train_step`, or until evaluations stop improving.
 
         Raises NonFiniteError, or the DataError of a user's collator, after the weights of the last
-        good step were saved.
+        good step were saved; StopRequested, with all as it was after the last step.
         """
         self.model.train()
-        self._epoch_started = self._step_started = time.perf_counter()
+        self.interruption.at_once = False
+        self._counted_until = self._step_started = time.perf_counter()
         try:
-            for window in windows(
-                self.train_loader,
-                epochs=self.config.num_epochs,
-                accumulation=self.config.gradient_accumulation_steps,
-            ):
-                self._step(window)
-                if self._evaluation_due(window):
-                    self._evaluate()
-                self.progress.stop_reason = self._stop_reason(window)
-                if window.ends_epoch or self.progress.stop_reason:
-                    self._end_epoch(window.epoch)
-                if self.progress.stop_reason:
-                    break
-                self._step_started = time.perf_counter()  # a step's time includes its data's
+            self._train()
         except (DataError, NonFiniteError, KeyboardInterrupt, torch.OutOfMemoryError):
             # The interrupted step was not made: the weights are those of the step before it.
             self.selection.keep_last(self.progress.step)
             raise
+        except StopRequested:
+            self.optimizer.zero_grad()
+            self.random.restore()
+            raise
         self.selection.keep_last(self.progress.step)
         return self.progress
+
+    def _train(self) -> None:
+        progress = self.progress
+        if progress.stop_reason:  # it goes on from its end
+            if self.selection.exhausted or progress.step >= self.schedule.total_steps:
+                return
+            progress.stop_reason = ""
+        if progress.unfinished and not self._finish_step():
+            return
+        for window in windows(
+            self.train_loader,
+            epochs=self.config.num_epochs,
+            accumulation=self.config.gradient_accumulation_steps,
+            first_epoch=progress.epoch,
+            first_batch=progress.batch,
+        ):
+            self.random = RandomState.now(self.device)
+            self._step(window)
+            progress.batch += len(window.batches)
+            progress.unfinished, progress.ends_epoch = True, window.ends_epoch
+            self.random = RandomState.now(self.device)
+            if not self._finish_step():
+                return
+            self._step_started = time.perf_counter()  # a step's time includes its data's
 
     def _step(self, window: Window) -> None:
         lr = self.schedule.at(self.progress.step, window.epoch)
@@ -105,6 +144,7 @@ class Run:
             self.optimizer,
             clip_norm=clip_norm if self.config.gradient_clipping else None,
             scaler=self.scaler,
+            check=self.interruption.check,
         )
         self.progress.step += 1
         if result is None:
@@ -112,12 +152,35 @@ class Run:
         else:
             self._record(window.epoch, result, lr, time.perf_counter() - self._step_started)
 
+    def _finish_step(self) -> bool:
+        """Evaluation, the end of an epoch or of the run, and a checkpoint, where they are due.
+
+        Whether the run goes on.
+        """
+        progress, ends_epoch = self.progress, self.progress.ends_epoch
+        if self._evaluation_due(ends_epoch):
+            self._evaluate()
+        progress.stop_reason = self._stop_reason(ends_epoch)
+        if ends_epoch or progress.stop_reason:
+            self._end_epoch(progress.epoch)
+        if ends_epoch:
+            progress.epoch, progress.batch = progress.epoch + 1, 0
+        progress.unfinished = False
+        every = self.config.checkpoint_every
+        due = progress.step % every == 0 if every else ends_epoch
+        if self.checkpoint is not None and (due or progress.stop_reason):
+            self.checkpoint()
+        if progress.stop_reason:
+            return False
+        self.interruption.check()
+        return True
+
     def _record(self, epoch: int, result: StepResult, lr: float, seconds: float) -> None:
         progress = self.progress
         progress.tokens += result.tokens
         progress.supervised_tokens += result.supervised_tokens
-        self._epoch_loss += result.loss * result.supervised_tokens
-        self._epoch_tokens += result.supervised_tokens
+        progress.epoch_loss += result.loss * result.supervised_tokens
+        progress.epoch_tokens += result.supervised_tokens
         tokens_per_second = result.tokens / seconds
         self.log.write(
             {
@@ -141,11 +204,11 @@ class Run:
             tokens_per_second=tokens_per_second,
         )
 
-    def _evaluation_due(self, window: Window) -> bool:
+    def _evaluation_due(self, ends_epoch: bool) -> bool:
         if self.progress.step == self.schedule.total_steps:
             return True
         every = self.config.eval_every if self.eval_loader is not None else 0
-        return self.progress.step % every == 0 if every else window.ends_epoch
+        return self.progress.step % every == 0 if every else ends_epoch
 
     def _evaluate(self) -> None:
         """Offer the weights to the selection, with their evaluation loss where there is one."""
@@ -154,7 +217,8 @@ class Run:
             self.selection.offer(step, None)
             return
         batches = islice(self.eval_loader.batches(0), self.config.max_eval_step or None)
-        result = evaluate(self.model, on_device(batches, self.device, self.model.dtype))
+        parts = on_device(batches, self.device, self.model.dtype)
+        result = evaluate(self.model, self._heeding(parts))
         self.progress.eval_losses.append(result.loss)
         self.log.write(
             {
@@ -170,25 +234,36 @@ class Run:
             + (", the best so far" if best else "")
         )
 
-    def _stop_reason(self, window: Window) -> str:
+    def _heeding(self, batches: Iterator[Batch]) -> Iterator[Batch]:
+        for batch in batches:
+            self.interruption.check()
+            yield batch
+
+    def _stop_reason(self, ends_epoch: bool) -> str:
         if self.selection.exhausted:
             patience = self.selection.patience
             return f"no better evaluation loss in {patience} evaluations (early stopping)"
         if self.progress.step < self.schedule.total_steps:
             return ""
         limit = self.config.max_train_step
-        last = window.ends_epoch and window.epoch + 1 == self.config.num_epochs
+        last = ends_epoch and self.progress.epoch + 1 == self.config.num_epochs
         return "all epochs are done" if last else f"max_train_step={limit} is reached"
 
     def _end_epoch(self, epoch: int) -> None:
-        seconds = time.perf_counter() - self._epoch_started
-        loss = self._epoch_loss / self._epoch_tokens if self._epoch_tokens else math.nan
-        self.progress.epoch_losses.append(loss)
-        self.progress.epoch_seconds.append(seconds)
+        self.count_time()
+        progress, seconds = self.progress, self.progress.epoch_elapsed
+        loss = progress.epoch_loss / progress.epoch_tokens if progress.epoch_tokens else math.nan
+        progress.epoch_losses.append(loss)
+        progress.epoch_seconds.append(seconds)
         self.screen.line(
             f"Epoch {epoch + 1}: train_perplexity={perplexity(loss):.4f},"
             f" train_epoch_loss={loss:.4f}, epoch time {seconds:.1f}s,"
             f" peak memory {peak_memory_gib(self.device):.2f} GiB"
         )
-        self._epoch_loss, self._epoch_tokens = 0.0, 0
-        self._epoch_started = time.perf_counter()
+        progress.epoch_loss, progress.epoch_tokens, progress.epoch_elapsed = 0.0, 0, 0.0
+
+    def count_time(self) -> None:
+        """Add what has passed since the last call to the epoch's time."""
+        now = time.perf_counter()
+        self.progress.epoch_elapsed += now - self._counted_until
+        self._counted_until = now

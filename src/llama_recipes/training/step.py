@@ -7,7 +7,7 @@ number, in nats per token: however the batch is cut into micro-batches, rows or 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -46,8 +46,11 @@ def train_step(
     *,
     clip_norm: float | None = None,
     scaler: GradScaler | None = None,
+    check: Callable[[], None] = lambda: None,
 ) -> StepResult | None:
     """Update the weights from all micro-batches of one step; gradients are zero before and after.
+
+    check: called before each, and may raise: the weights are those of the step before then.
 
     None where no token is supervised: nothing is changed then. Where gradients leave the range of
     fp16, the step is computed again with half the scale: no document is passed over. Raises
@@ -59,6 +62,7 @@ def train_step(
         return None
     losses = []
     for batch in batches:
+        check()
         if batch.num_supervised:
             part = batch_loss(model, batch) / supervised
             scaler.scale(part).backward()  # type: ignore[no-untyped-call]
@@ -76,7 +80,9 @@ def train_step(
         optimizer.zero_grad()
         if math.isfinite(result.loss) and scaler.is_enabled() and scaler.get_scale() > 1:
             scaler.update()
-            return train_step(model, batches, optimizer, clip_norm=clip_norm, scaler=scaler)
+            return train_step(
+                model, batches, optimizer, clip_norm=clip_norm, scaler=scaler, check=check
+            )
         raise NonFiniteError(_explain(result, batches))
     optimizer.step()
     scaler.update()

@@ -34,10 +34,15 @@ class Window:
     ends_epoch: bool
 
 
-def windows(loader: Loader, *, epochs: int, accumulation: int) -> Iterator[Window]:
-    """Every `accumulation` micro-batches are a step; an epoch's last one takes what is left."""
-    for epoch in range(epochs):
-        batches = loader.batches(epoch)
+def windows(
+    loader: Loader, *, epochs: int, accumulation: int, first_epoch: int = 0, first_batch: int = 0
+) -> Iterator[Window]:
+    """Every `accumulation` micro-batches are a step; an epoch's last one takes what is left.
+
+    It begins with micro-batch `first_batch` of `first_epoch`.
+    """
+    for epoch in range(first_epoch, epochs):
+        batches = loader.batches(epoch, first_batch if epoch == first_epoch else 0)
         following = list(islice(batches, accumulation))
         while following:
             present, following = following, list(islice(batches, accumulation))

@@ -1,0 +1,141 @@
+"""Checkpoints: one folder each, complete or not there at all, of safetensors and JSON alone.
+
+A folder is written beside its place, every file of it brought to the disk, and then renamed. What a
+file held is written down as a checksum, so that one that was cut or changed later is found.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+import shutil
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from llama_recipes.checkpoint.store import sync
+from llama_recipes.errors import CheckpointError
+
+FOLDER = "checkpoints"
+_MANIFEST, _STATE = "manifest.json", "state.json"
+_NAME = re.compile(r"step-(\d{8})")
+_BLOCK = 1 << 22
+
+Tensors = Mapping[str, Mapping[str, Tensor]]
+"""Name of a file without its ending → what is in it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Checkpoint:
+    """One whose files are those that were written. state: what was saved beside the tensors."""
+
+    path: Path
+    step: int
+    state: dict[str, Any]
+
+    def tensors(self, name: str) -> dict[str, Tensor]:
+        return load_file(self.path / f"{name}.safetensors")
+
+
+def write_checkpoint(root: Path, step: int, state: Mapping[str, Any], tensors: Tensors) -> Path:
+    """Publish the checkpoint of `step` below `root`; one of the same step is replaced.
+
+    Raises CheckpointError where it cannot be written; what was there before is intact then.
+    """
+    path = root / f"step-{step:08}"
+    draft = root / f".draft-{path.name}"
+    try:
+        root.mkdir(parents=True, exist_ok=True)
+        _remove_drafts(root)
+        draft.mkdir()
+        for name, part in tensors.items():
+            save_file({key: value.contiguous() for key, value in part.items()},
+                      draft / f"{name}.safetensors")  # fmt: skip
+        (draft / _STATE).write_text(json.dumps(state, indent=1) + "\n", encoding="utf-8")
+        sums = {file.name: _sum(file) for file in sorted(draft.iterdir())}
+        (draft / _MANIFEST).write_text(json.dumps({"blake2b": sums}, indent=1), encoding="utf-8")
+        for file in draft.iterdir():
+            sync(file)
+        sync(draft)
+        if path.exists():  # of a run that goes on from an earlier step
+            shutil.rmtree(path)
+        draft.rename(path)
+        sync(root)
+    except OSError as error:
+        raise CheckpointError(
+            f"The checkpoint of step {step} could not be written to {root}:"
+            f" {error.strerror or error}. The ones before it are intact: make room, and go on with"
+            " --resume auto."
+        ) from error
+    finally:
+        shutil.rmtree(draft, ignore_errors=True)
+    return path
+
+
+def open_checkpoint(path: Path) -> Checkpoint:
+    """Read every file once. Raises CheckpointError for one that is missing, cut or changed."""
+    name = _NAME.fullmatch(path.name)
+    try:
+        sums = json.loads((path / _MANIFEST).read_text(encoding="utf-8"))["blake2b"]
+        wrong = [name for name, digest in sums.items() if _sum(path / name) != digest]
+        if name is None or _STATE not in sums or wrong:
+            raise ValueError(f"{', '.join(wrong) or 'its name'} is not what was written")
+        state = json.loads((path / _STATE).read_text(encoding="utf-8"))
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else error
+        raise CheckpointError(
+            f"{path} is no whole checkpoint ({reason}). Give an earlier one, or --resume auto."
+        ) from error
+    return Checkpoint(path, int(name[1]), state)
+
+
+def newest_checkpoint(root: Path, warn: Callable[[str], None]) -> Checkpoint | None:
+    """The one of the highest step that is whole; says which it passes over. None: there is none."""
+    for path in reversed(_published(root)):
+        try:
+            return open_checkpoint(path)
+        except CheckpointError as error:
+            warn(f"{error} The checkpoint before it is tried.")
+    return None
+
+
+def prune(root: Path, *, keep: int, never: int | None, run_id: str) -> None:
+    """Delete all but the `keep` newest of this run, and the one of step `never`."""
+    own = [path for path in _published(root) if _run_id(path) == run_id]
+    for path in own[:-keep]:
+        if never is None or path.name != f"step-{never:08}":
+            # Renamed first: one that is half deleted must not look like a checkpoint.
+            doomed = path.rename(path.with_name(f".draft-{path.name}-old"))
+            shutil.rmtree(doomed, ignore_errors=True)
+
+
+def _published(root: Path) -> list[Path]:
+    """By step."""
+    return sorted(path for path in root.glob("step-*") if _NAME.fullmatch(path.name))
+
+
+def _run_id(path: Path) -> str | None:
+    try:
+        found = json.loads((path / _STATE).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    return found.get("run_id") if isinstance(found, dict) else None
+
+
+def _remove_drafts(root: Path) -> None:
+    """What processes that were killed left."""
+    for draft in root.glob(".draft-*"):
+        shutil.rmtree(draft, ignore_errors=True)
+
+
+def _sum(path: Path) -> str:
+    digest = hashlib.blake2b(digest_size=32)
+    with path.open("rb") as file:
+        while block := file.read(_BLOCK):
+            digest.update(block)
+    return digest.hexdigest()

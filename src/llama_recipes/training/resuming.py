@@ -1,0 +1,125 @@
+"""Which run a checkpoint is of, and whether the one that wants to go on from it is the same."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from llama_recipes.checkpoint.folder import (
+    FOLDER,
+    Checkpoint,
+    newest_checkpoint,
+    open_checkpoint,
+)
+from llama_recipes.configs.run import RunConfig
+from llama_recipes.configs.section import flag_of
+from llama_recipes.data.store import TokenStore
+from llama_recipes.errors import CheckpointError, ConfigError
+
+_DECIDES = {
+    "train_config": (
+        *("batching_strategy", "context_length", "batch_size_training"),
+        *("gradient_accumulation_steps", "gradient_clipping", "gradient_clipping_threshold"),
+        *("lr", "weight_decay", "gamma", "lr_scheduler", "warmup_steps", "seed", "use_fp16"),
+        *("mixed_precision", "use_peft", "peft_method", "freeze_layers", "num_freeze_layers"),
+        *("quantization", "truncation", "train_on_prompt", "dataset"),
+    ),
+    "lora_config": (
+        *("r", "lora_alpha", "target_modules", "bias", "lora_dropout", "use_rslora"),
+        "modules_to_save",
+    ),
+    "llama_adapter_config": ("adapter_len", "adapter_layers"),
+    "prefix_config": ("num_virtual_tokens",),
+    "quantization_config": ("quant_type", "use_double_quant"),
+    "fsdp_config": ("pure_bf16", "optimizer", "use_kahan_summation"),
+}
+"""Settings that a run goes on with as it began. How long it trains, what it evaluates and saves may
+change, and where inputs lie: of these what counts is what is in them."""
+
+_PEFT = {"lora": "lora_config", "llama_adapter": "llama_adapter_config", "prefix": "prefix_config"}
+
+
+def identity(
+    config: RunConfig, *, model: str, tokenizer: str, data: TokenStore
+) -> dict[str, dict[str, Any]]:
+    """What has to be the same. model, tokenizer: fingerprints."""
+    settings = {
+        f"{section}.{name}": getattr(config.section(section), name)
+        for section, names in _DECIDES.items()
+        for name in names
+        if section not in _PEFT.values()
+        or (config.train_config.use_peft and section == _PEFT[config.train_config.peft_method])
+    }
+    inputs = {"model": model, "tokenizer": tokenizer, "training data": _digest(data)}
+    return {"settings": settings, "inputs": inputs}
+
+
+def checkpoint_to_resume(
+    config: RunConfig, folder: Path | None, warn: Callable[[str], None]
+) -> Checkpoint | None:
+    """The one that `resume` asks for; None where it asks for none, or for the newest of none.
+
+    Raises ConfigError and CheckpointError.
+    """
+    asked = config.train_config.resume
+    if not asked:
+        return None
+    if asked != "auto":
+        path = Path(asked).expanduser()
+        if not path.is_dir():
+            raise ConfigError(
+                f"--resume is {asked!r}, which is no folder. Name a checkpoint, such as"
+                f" OUTPUT_DIR/{FOLDER}/step-00000040, or say --resume auto."
+            )
+        return open_checkpoint(path)
+    if folder is None:
+        raise ConfigError(
+            "--resume auto looks for checkpoints in --output_dir, which is not given. Name it."
+        )
+    root = folder / FOLDER
+    found = newest_checkpoint(root, warn)
+    if found is None and any(root.glob("step-*")):
+        raise CheckpointError(
+            f"None of the checkpoints in {root} is whole. Remove them to start anew."
+        )
+    return found
+
+
+def refuse_drift(
+    checkpoint: Checkpoint, present: Mapping[str, Mapping[str, Any]], *, allowed: bool
+) -> list[str]:
+    """What differs from the run that saved `checkpoint`, in sentences, where that is `allowed`.
+
+    Raises ConfigError with them where it is not.
+    """
+    before = checkpoint.state["identity"]
+    found = [
+        f"{flag_of(key)} is {value}, and was {before['settings'].get(key)} in {checkpoint.path}."
+        for key, value in present["settings"].items()
+        if before["settings"].get(key) != value
+    ]
+    found += [
+        f"The {what} is another one than that of {checkpoint.path}."
+        for what, digest in present["inputs"].items()
+        if before["inputs"].get(what) != digest
+    ]
+    if found and not allowed:
+        raise ConfigError(
+            *found,
+            "Resuming would make a run that is neither: give what it began with, or say"
+            " --resume_with_changes to go on all the same.",
+        )
+    return found
+
+
+def _digest(store: TokenStore) -> str:
+    """Of all documents, in their order."""
+    digest = hashlib.blake2b(digest_size=16)
+    for number in range(len(store)):
+        document = store.document(number)
+        digest.update(len(document.input_ids).to_bytes(8, "little"))
+        digest.update(document.input_ids.tobytes())
+        digest.update(document.labels.tobytes())
+    return digest.hexdigest()
