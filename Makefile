@@ -4,7 +4,7 @@ BIN := .venv/bin
 PIP := $(BIN)/pip install --quiet --constraint constraints.txt
 QUICKSTART_OUTPUT ?= quickstart-output
 
-.PHONY: quickstart test bench lint format docs golden clean
+.PHONY: quickstart test test-faults bench lint format docs golden clean
 
 ## Fine-tune a real 135M model on this machine and see the difference
 quickstart: .venv/quickstart
@@ -14,6 +14,10 @@ quickstart: .venv/quickstart
 test: .venv/dev
 	-@test -d .venv/llama_cpp || $(MAKE) .venv/llama_cpp
 	$(BIN)/pytest
+
+## The long proofs of what survives which fault
+test-faults: .venv/dev
+	$(BIN)/pytest -m faults
 
 ## Speed and memory next to TRL's: writes benchmarks/results.json and the tables made from it
 bench: .venv/bench

@@ -126,7 +126,7 @@ def _finetune(config: RunConfig, screen: Screen, interruption: Interruption) -> 
     how = quantization(config)
     facts = {"prompt_format": splits.format, "quantization": how and asdict(how)}
     torch.manual_seed(train.seed)
-    metrics_bytes = checkpoint.state["metrics_bytes"] if checkpoint else 0
+    metrics_bytes = checkpoint.state["metrics_bytes"] if checkpoint else None
     with RunLog(folder, keep=metrics_bytes) as log, screen.training(schedule.total_steps):
         run = Run(
             model,
@@ -154,7 +154,7 @@ def _finetune(config: RunConfig, screen: Screen, interruption: Interruption) -> 
                 run, folder, itself, keep=train.keep_checkpoints, resumed=checkpoint
             )
         _train(run, folder, screen, facts)
-        if folder is not None and train.save_optimizer:
+        if folder is not None and train.save_model and train.save_optimizer:
             save_optimizer(run, folder)
 
     results = _results(run.progress, selection, **facts)

@@ -8,7 +8,7 @@ import pytest
 
 from llama_recipes.configs.flags import read
 from llama_recipes.configs.needs import NEEDS, Need, warnings, without_effect
-from llama_recipes.configs.not_built import DEFAULT_ASKS_TOO, NOT_BUILT
+from llama_recipes.configs.not_built import NOT_BUILT
 from llama_recipes.configs.rules import CONFLICTS, REQUIRED, contradictions, missing
 from llama_recipes.configs.run import RunConfig
 from llama_recipes.configs.section import flag_of
@@ -128,8 +128,7 @@ def test_what_is_not_built_is_refused_and_never_ignored(key: str) -> None:
 
 @pytest.mark.parametrize("key", NOT_BUILT)
 def test_the_default_of_what_is_not_built_asks_for_nothing(key: str) -> None:
-    problems = problems_of(*RUNNABLE, "--use_peft", f"--{key}={SETTINGS[key].default}")
-    assert len(problems) == (1 if key in DEFAULT_ASKS_TOO else 0)
+    assert not problems_of(*RUNNABLE, "--use_peft", f"--{key}={SETTINGS[key].default}")
 
 
 def test_an_adapter_that_is_not_built_is_no_matter_without_adapters() -> None:
@@ -141,6 +140,8 @@ def test_an_adapter_that_is_not_built_is_no_matter_without_adapters() -> None:
 # The end of the warning → flags with which it comes, flags with which it does not.
 COMES_AND_GOES = {
     "without --use_peft": ([], ["--use_peft"]),
+    "without --save_model": (["--no_save_model"], ["--save_model"]),
+    "without --resume": ([], ["--resume=auto"]),
     "without --use_peft and --peft_method lora": ([], ["--use_peft"]),
     "without --use_peft and --peft_method llama_adapter": ([], ["--use_peft"]),
     "without --use_peft and --peft_method prefix": ([], ["--use_peft"]),

@@ -46,7 +46,9 @@ class Result:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.files = {
-            str(p.relative_to(folder)) for p in folder.rglob("*") if p.is_file()
+            str(p.relative_to(folder))
+            for p in folder.rglob("*")
+            if p.is_file() and "checkpoints" not in p.parts
         } - TOKENIZER_FILES - {"chat_template.jinja"}  # fmt: skip
         metrics = (folder / "metrics.jsonl").read_text().splitlines()
         self.lines = [json.loads(line) for line in metrics]
@@ -94,6 +96,8 @@ def test_lora_leaves_the_files_of_the_contract(run, model, capsys):
     assert all(list(line) == STEP_KEYS for line in result.steps)
     assert all(list(line) == EVAL_KEYS for line in result.evaluations)
     assert len(result.evaluations) == 2  # after each epoch
+    kept = {path.name for path in (result.folder / "checkpoints").iterdir()}
+    assert kept == {f"step-{line['step']:08}" for line in result.evaluations}
     assert result.results.keys() >= ORIGINAL_RESULTS
     assert result.results["stop_reason"] == "all epochs are done"
     assert result.results["steps"] == len(result.steps)

@@ -49,6 +49,9 @@ Runner = Callable[..., Outcome]
 def outcome(tmp_path_factory: pytest.TempPathFactory) -> Runner:
     """Runs with the usual flags, changed by these; `again` for a run that was made before."""
     inputs = make_inputs(tmp_path_factory.mktemp("inputs"))
+    begun = " ".join((USUAL, "--max_train_step=2 --checkpoint_every=1")).format(**inputs)
+    first = run(tmp_path_factory.mktemp("run") / "begun", *begun.split())
+    inputs["checkpoint"] = str(first.folder / "checkpoints" / "step-00000002")
     made: dict[tuple[str, ...], Outcome] = {}
 
     def of(*flags: str, again: bool = False) -> Outcome:

@@ -56,7 +56,19 @@ def shapes(outcome: Outcome) -> dict[str, int]:
 
 
 def saved_model(outcome: Outcome) -> list[str]:
-    return [file for file in outcome.files() if file.endswith(".safetensors")]
+    """Of the result; checkpoints are something else."""
+    files = [file for file in outcome.files() if file.endswith(".safetensors")]
+    return [file for file in files if "/checkpoints/" not in file]
+
+
+def checkpoints(outcome: Outcome) -> list[int]:
+    """Their steps."""
+    folders = sorted((outcome.folder / "checkpoints").glob("step-*"))
+    return [int(folder.name.removeprefix("step-")) for folder in folders]
+
+
+def resumed(outcome: Outcome) -> str:
+    return outcome.said("Going on after ").partition(",")[0]
 
 
 def folders(outcome: Outcome) -> set[str]:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from support.seen import (
     See,
     batches,
+    checkpoints,
     code,
     ending,
     epochs,
@@ -26,6 +27,7 @@ from support.seen import (
     numbers,
     prompt_format,
     recomputed,
+    resumed,
     rows,
     saved_model,
     shapes,
@@ -217,6 +219,19 @@ TRAINING = [
     # What is kept
     of_train("output_dir", "ROOT/elsewhere", folders, shows=({"result"}, {"elsewhere"})),
     of_train("save_model", "False", saved_model, shows=(["result/model.safetensors"], [])),
+    of_train("save_optimizer", "True", saved_model),
+    of_train("checkpoint_every", "1", checkpoints, shows=([3], [2, 3])),
+    of_train(
+        "keep_checkpoints",
+        "1",
+        checkpoints,
+        flags=f"{FIXED} --checkpoint_every=1 --no_run_validation",
+        shows=([2, 3], [3]),
+    ),
+    of_train("resume", "{checkpoint}", resumed, shows=("", "step 2")),
+    of_train(
+        "resume_with_changes", "True", code, flags="--resume={checkpoint} --lr=1e-3", shows=(2, 0)
+    ),
 ]
 
 BIASED = f"{LORA} --model_name={{biased_model}}"

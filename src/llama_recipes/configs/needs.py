@@ -127,6 +127,20 @@ NEEDS = (
         lambda c: c.fsdp_config.optimizer == "anyprecision" and c.fsdp_config.pure_bf16,
         "without --fsdp_config.optimizer anyprecision and --fsdp_config.pure_bf16",
     ),
+    Need(
+        (
+            "train_config.checkpoint_every",
+            "train_config.keep_checkpoints",
+            "train_config.save_optimizer",
+        ),
+        lambda c: c.train_config.save_model,
+        "without --save_model",
+    ),
+    Need(
+        ("train_config.resume_with_changes",),
+        lambda c: bool(c.train_config.resume),
+        "without --resume",
+    ),
     Need(("wandb_config",), lambda c: c.train_config.use_wandb, "without --use_wandb"),
     Need(
         (

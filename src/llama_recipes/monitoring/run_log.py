@@ -16,15 +16,16 @@ METRICS_FILE = "metrics.jsonl"
 class RunLog:
     """Appends one JSON object a line and flushes it: what was logged survives a crash.
 
-    Without a folder nothing is written. keep: bytes of an earlier part of the run, which it goes on
-    behind; what stands after them is forgotten, for it is written again.
+    Without a folder nothing is written. keep: bytes of an earlier part of the run to go on behind;
+    what stands after them is forgotten, for it is written again. None: all there is.
     """
 
-    def __init__(self, folder: Path | None, *, keep: int = 0) -> None:
+    def __init__(self, folder: Path | None, *, keep: int | None = None) -> None:
         self._file = None
         if folder is not None:
             self._file = (folder / METRICS_FILE).open("a", encoding="utf-8")
-            self._file.truncate(min(keep, self._file.tell()))
+            if keep is not None:
+                self._file.truncate(min(keep, self._file.tell()))
 
     def write(self, record: Mapping[str, Any]) -> None:
         if self._file is not None:

@@ -1,0 +1,132 @@
+"""Resuming refuses what is not the same run, names it, and says what to do; a signal is heeded."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from llama_recipes.finetuning import main
+from support.tiny_folder import byte_tokenizer, jsonl, sums, tiny_folder
+
+
+@pytest.fixture(scope="module")
+def inputs(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("inputs")
+    tiny_folder(folder / "model")
+    tiny_folder(folder / "other_model", seed=3)
+    byte_tokenizer(eos_token="<|pad|>").save_pretrained(folder / "other_tokenizer")
+    jsonl(folder / "train.jsonl", sums(12))
+    jsonl(folder / "other.jsonl", sums(13)[1:])
+    return folder
+
+
+def usual(inputs: Path, folder: Path) -> list[str]:
+    flags = f"--model_name={inputs / 'model'} --dataset=file_dataset --context_length=128"
+    flags += f" --train_file={inputs / 'train.jsonl'} --batch_size_training=2 --use_peft"
+    flags += f" --batching_strategy=padding --checkpoint_every=2 --output_dir={folder}"
+    return flags.split()
+
+
+@pytest.fixture
+def started(inputs, tmp_path):
+    """The folder of a run that has made four steps."""
+    assert main([*usual(inputs, tmp_path / "result"), "--max_train_step=4"]) == 0
+    return tmp_path / "result"
+
+
+@pytest.fixture
+def said(inputs, started, capsys):
+    def said(*flags: str, code: int = 2) -> str:
+        given = [flag.format(inputs=inputs) for flag in flags]
+        words = [*usual(inputs, started), "--resume=auto", *given]
+        last = {word.partition("=")[0]: word for word in words}
+        capsys.readouterr()
+        assert main(list(last.values())) == code
+        output = capsys.readouterr()
+        return output.err if code else output.out
+
+    return said
+
+
+@pytest.mark.parametrize(
+    ("flag", "words"),
+    [
+        ("--lr=3e-4", "--lr is 0.0003, and was 0.0001 in"),
+        ("--batch_size_training=3", "--batch_size_training is 3, and was 2 in"),
+        ("--context_length=64", "--context_length is 64, and was 128 in"),
+        ("--seed=7", "--seed is 7, and was 42 in"),
+        ("--lora_config.r=4", "--lora_config.r is 4, and was 8 in"),
+        ("--quantization=8bit", "--quantization is 8bit, and was False in"),
+        ("--train_file={inputs}/other.jsonl", "The training data is another one than that of"),
+        ("--model_name={inputs}/other_model", "The model is another one than that of"),
+        ("--tokenizer_name={inputs}/other_tokenizer", "The tokenizer is another one than that of"),
+    ],
+)
+def test_drift_is_named_and_refused(said, flag, words):
+    message = said(flag)
+    assert words in message
+    assert "--resume_with_changes to go on all the same" in message
+
+
+def test_who_means_it_goes_on(said):
+    out = said("--lr=3e-4", "--resume_with_changes", "--max_train_step=6", code=0)
+    assert "Warning: --lr is 0.0003, and was 0.0001" in out
+    assert "Going on after step 4" in out
+
+
+def test_a_new_run_does_not_write_over_checkpoints(inputs, started, capsys):
+    for path in started.iterdir():
+        if path.is_file():
+            path.unlink()
+    assert main(usual(inputs, started)) == 2
+    assert "holds checkpoints of a run that did not end. Go on with it" in capsys.readouterr().err
+
+
+def test_a_checkpoint_that_is_not_there(said):
+    assert "--resume is '/no/where', which is no folder." in said("--resume=/no/where")
+
+
+def test_nothing_whole_to_go_on_from(said, started):
+    for manifest in started.rglob("manifest.json"):
+        manifest.unlink()
+    message = said(code=4)
+    assert "None of the checkpoints in" in message
+    assert "Remove them to start anew." in message
+
+
+def test_auto_starts_anew_where_there_is_nothing(inputs, tmp_path):
+    flags = [*usual(inputs, tmp_path / "new"), "--resume=auto", "--max_train_step=2"]
+    assert main(flags) == 0
+    assert (tmp_path / "new" / "checkpoints" / "step-00000002").is_dir()
+
+
+@pytest.mark.parametrize("name", ["SIGTERM", "SIGINT", "SIGUSR1"])
+def test_a_signal_saves_and_ends_with_75(name, inputs, tmp_path):
+    folder = tmp_path / "result"
+    flags = [*usual(inputs, folder), "--num_epochs=100000", "--checkpoint_every=100000"]
+    last = {flag.partition("=")[0]: flag for flag in flags}
+    command = [sys.executable, "-m", "llama_recipes.finetuning", *last.values()]
+    run = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+    metrics = folder / "metrics.jsonl"
+    deadline = time.monotonic() + 120
+    while not (metrics.exists() and metrics.read_text().count("\n") > 2):
+        assert run.poll() is None, run.stderr.read()
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    os.kill(run.pid, getattr(signal, name))
+    _, error = run.communicate(timeout=60)
+    assert run.returncode == 75
+    assert f"Stopped by {name} after step" in error
+    assert "Run the same command again with --resume auto." in error
+    assert "Traceback" not in error
+    (checkpoint,) = (folder / "checkpoints").iterdir()
+    steps = [json.loads(line)["step"] for line in metrics.read_text().splitlines()]
+    assert int(checkpoint.name.removeprefix("step-")) == steps[-1]
+    assert json.loads((folder / "results.json").read_text())["stop_reason"] == f"stopped by {name}"
