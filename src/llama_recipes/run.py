@@ -11,32 +11,30 @@ from typing import Any, NoReturn
 import torch
 
 from llama_recipes import preflight
-from llama_recipes.adapters.select import adapt, start_adapter
+from llama_recipes.adapters.select import start_adapter
 from llama_recipes.checkpoint.store import publish
 from llama_recipes.configs.flags import to_yaml
 from llama_recipes.configs.needs import warnings
-from llama_recipes.configs.peft import AdapterConfig
 from llama_recipes.configs.run import RunConfig
-from llama_recipes.configs.section import is_given
-from llama_recipes.configs.training import TrainConfig
-from llama_recipes.data.loader import Loader
-from llama_recipes.data.prepare import Preparation
-from llama_recipes.data.splits import Splits, open_splits
-from llama_recipes.data.tokenizer import Tokenizer, holds_tokenizer, load_tokenizer
+from llama_recipes.data.tokenizer import load_tokenizer
 from llama_recipes.errors import ConfigError, Interrupted
-from llama_recipes.export.result import ResultWriter
-from llama_recipes.model.config import LlamaConfig
 from llama_recipes.model.fingerprint import weights_fingerprint
-from llama_recipes.model.freezing import freeze_lowest
-from llama_recipes.model.llama import Llama
-from llama_recipes.model.source import TOKENIZER_FILES, ModelSource, locate, open_model
+from llama_recipes.model.source import open_model
 from llama_recipes.model.weights import check_weights, load_weights
 from llama_recipes.monitoring import announce
 from llama_recipes.monitoring.results import RESULTS_FILE, summarise
 from llama_recipes.monitoring.run_log import RunLog
 from llama_recipes.monitoring.screen import Screen
 from llama_recipes.parallel.device import choose_device
-from llama_recipes.quantization.select import Quantization, quantize
+from llama_recipes.parts import (
+    make_loaders,
+    make_schedule,
+    open_documents,
+    quantization,
+    result_writer,
+    shape_model,
+    tokenizer_path,
+)
 from llama_recipes.resolve import (
     check_adapter_base,
     check_adapter_weights,
@@ -48,12 +46,9 @@ from llama_recipes.training.gpu_kernels import speed_up
 from llama_recipes.training.interruption import Interruption, StopRequested
 from llama_recipes.training.loop import Progress, Run
 from llama_recipes.training.optimizers import make_optimizer
-from llama_recipes.training.precision import set_precision
 from llama_recipes.training.resuming import checkpoint_to_resume, identity, refuse_drift
-from llama_recipes.training.schedule import Schedule
 from llama_recipes.training.selection import Selection
 from llama_recipes.training.snapshot import restore, save_optimizer
-from llama_recipes.training.windows import count_steps
 
 
 def finetune(config: RunConfig, screen: Screen | None = None) -> dict[str, Any]:
@@ -81,7 +76,7 @@ def _finetune(config: RunConfig, screen: Screen, interruption: Interruption) -> 
     source = open_model(config.train_config.model_name)
     base = weights_fingerprint(source.tensors)
     check_adapter_base(config, base)
-    tokenizer = load_tokenizer(_tokenizer_path(config.train_config, source))
+    tokenizer = load_tokenizer(tokenizer_path(config.train_config, source))
     known_tokens = source.config.vocab_size
     source = with_tokens_of(tokenizer, source, config.train_config, screen)
     extended = source.config.vocab_size > known_tokens
@@ -97,7 +92,7 @@ def _finetune(config: RunConfig, screen: Screen, interruption: Interruption) -> 
     folder = preflight.output_folder(config, checkpoint)
     if folder is not None:
         publish(folder / "config.yaml", to_yaml(config).encode())
-    splits = _open_splits(config, tokenizer, screen)
+    splits = open_documents(config, tokenizer, screen)
     preflight.check_vocabulary(splits, tokenizer, source.config)
     itself = identity(config, model=base, tokenizer=tokenizer.fingerprint, data=splits.train)
     if checkpoint is not None:
@@ -111,14 +106,14 @@ def _finetune(config: RunConfig, screen: Screen, interruption: Interruption) -> 
         )
     announce.model(model, train.model_name, screen)
     preflight.recompute(config, model, screen)
-    loader, eval_loader = _make_loaders(train, splits, tokenizer, source.config.vocab_size, screen)
+    loader, eval_loader = make_loaders(train, splits, tokenizer, source.config.vocab_size, screen)
     preflight.check_memory(model, loader, device)
 
     selection = Selection(
-        _result_writer(train, folder, model, tokenizer, source, adapter, base),
+        result_writer(train, folder, model, tokenizer, source, adapter, base),
         patience=train.early_stopping_patience,
     )
-    schedule = _make_schedule(train, loader, screen)
+    schedule = make_schedule(train, loader, screen)
     loaders = [loader, *([eval_loader] if eval_loader else [])]
     preflight.keep_frozen_outputs(config, model, loaders, schedule.total_steps, screen)
     if train.use_fast_kernels and device.type != "cpu":
@@ -195,117 +190,6 @@ def _leave(run: Run, name: str) -> NoReturn:
     raise Interrupted(
         f"Stopped by {name} after step {run.progress.step}, which is saved in {path}. Run the same"
         " command again with --resume auto."
-    )
-
-
-def shape_model(
-    shape: LlamaConfig, config: RunConfig, adapter: AdapterConfig | None, dtype: torch.dtype
-) -> tuple[Llama, set[str]]:
-    """The model without its values, on meta, and the names of the adapter's parameters.
-
-    What does not fit together is found here, before data is prepared or a weight is read.
-    """
-    with torch.device("meta"):
-        model = Llama(shape, compute_dtype=dtype)
-        adapter_names = adapt(model, adapter)
-        pure_bf16 = config.fsdp_config.pure_bf16
-        set_precision(model, dtype, torch.bfloat16 if pure_bf16 else torch.float32)
-        quantize(model, quantization(config))
-    if config.train_config.freeze_layers:
-        freeze_lowest(model, config.train_config.num_freeze_layers)
-    return model, adapter_names
-
-
-def quantization(config: RunConfig) -> Quantization | None:
-    return Quantization.asked_for(config.train_config.quantization, config.quantization_config)
-
-
-def _tokenizer_path(train: TrainConfig, source: ModelSource) -> Path:
-    """The one that was named, else that of the adapter to go on with, else the model's own."""
-    if train.tokenizer_name is None:
-        adapter = Path(train.from_peft_checkpoint).expanduser()
-        has_its_own = is_given(train.from_peft_checkpoint) and holds_tokenizer(adapter)
-        return adapter if has_its_own else source.path
-    return locate(train.tokenizer_name, what="tokenizer", hub_files=TOKENIZER_FILES)
-
-
-def _open_splits(config: RunConfig, tokenizer: Tokenizer, screen: Screen) -> Splits:
-    train = config.train_config
-    splits = open_splits(
-        config.dataset,
-        tokenizer,
-        Preparation(train.context_length, train.truncation, train.train_on_prompt),
-        validate=train.run_validation,
-        seed=train.seed,
-        notify=screen.line,
-    )
-    announce.documents("Training", splits.train, screen)
-    if splits.validation is not None:
-        announce.documents("Validation", splits.validation, screen)
-    elif train.run_validation:
-        screen.warn("This data set has no validation part: nothing is evaluated.")
-    return splits
-
-
-def _make_loaders(
-    train: TrainConfig, splits: Splits, tokenizer: Tokenizer, vocab_size: int, screen: Screen
-) -> tuple[Loader, Loader | None]:
-    # A padding token of a tokenizer that has more ids than the model: as it is never seen, any do.
-    pad_id = tokenizer.pad_id if tokenizer.pad_id < vocab_size else 0
-    common: dict[str, Any] = {
-        "strategy": train.batching_strategy,
-        "context_length": train.context_length,
-        "pad_id": pad_id,
-        "vocab_size": vocab_size,
-        "seed": train.seed,
-        "workers": train.num_workers_dataloader,
-        "collator": splits.collator,
-    }
-    loader = Loader(splits.train, batch_size=train.batch_size_training, **common)
-    screen.line(f"--> Num of Training Set Batches loaded = {len(loader.plan(0))}")
-    if splits.validation is None:
-        return loader, None
-    eval_loader = Loader(splits.validation, batch_size=train.val_batch_size, **common)
-    screen.line(f"--> Num of Validation Set Batches loaded = {len(eval_loader.plan(0))}")
-    return loader, eval_loader
-
-
-def _make_schedule(train: TrainConfig, loader: Loader, screen: Screen) -> Schedule:
-    total_steps = count_steps(
-        loader,
-        epochs=train.num_epochs,
-        accumulation=train.gradient_accumulation_steps,
-        limit=train.max_train_step,
-    )
-    announce.steps(total_steps, train, screen)
-    return Schedule(
-        kind=train.lr_scheduler,
-        peak=train.lr,
-        warmup_steps=train.warmup_steps,
-        total_steps=total_steps,
-        gamma=train.gamma,
-    )
-
-
-def _result_writer(
-    train: TrainConfig,
-    folder: Path | None,
-    model: Llama,
-    tokenizer: Tokenizer,
-    source: ModelSource,
-    adapter: AdapterConfig | None,
-    base: str,
-) -> ResultWriter | None:
-    if folder is None or not train.save_model:
-        return None
-    return ResultWriter(
-        folder,
-        model,
-        tokenizer,
-        adapter=adapter,
-        base_model=source.name,
-        base_fingerprint=base,
-        generation_config=source.generation_config,
     )
 
 

@@ -18,7 +18,7 @@ LAYERS = (
     {"cli"},
     {"finetuning"},
     {"run"},
-    {"preflight", "resolve"},
+    {"preflight", "resolve", "parts"},
     {"training"},
     {"export", "inference", "checkpoint"},
     {"adapters", "data", "monitoring", "parallel", "quantization"},

@@ -1,0 +1,140 @@
+"""What a run is made of, each made from its settings."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from llama_recipes.adapters.select import adapt
+from llama_recipes.configs.peft import AdapterConfig
+from llama_recipes.configs.run import RunConfig
+from llama_recipes.configs.section import is_given
+from llama_recipes.configs.training import TrainConfig
+from llama_recipes.data.loader import Loader
+from llama_recipes.data.prepare import Preparation
+from llama_recipes.data.splits import Splits, open_splits
+from llama_recipes.data.tokenizer import Tokenizer, holds_tokenizer
+from llama_recipes.export.result import ResultWriter
+from llama_recipes.model.config import LlamaConfig
+from llama_recipes.model.freezing import freeze_lowest
+from llama_recipes.model.llama import Llama
+from llama_recipes.model.source import TOKENIZER_FILES, ModelSource, locate
+from llama_recipes.monitoring import announce
+from llama_recipes.monitoring.screen import Screen
+from llama_recipes.quantization.select import Quantization, quantize
+from llama_recipes.training.precision import set_precision
+from llama_recipes.training.schedule import Schedule
+from llama_recipes.training.windows import count_steps
+
+
+def shape_model(
+    shape: LlamaConfig, config: RunConfig, adapter: AdapterConfig | None, dtype: torch.dtype
+) -> tuple[Llama, set[str]]:
+    """The model without its values, on meta, and the names of the adapter's parameters.
+
+    What does not fit together is found here, before data is prepared or a weight is read.
+    """
+    with torch.device("meta"):
+        model = Llama(shape, compute_dtype=dtype)
+        adapter_names = adapt(model, adapter)
+        pure_bf16 = config.fsdp_config.pure_bf16
+        set_precision(model, dtype, torch.bfloat16 if pure_bf16 else torch.float32)
+        quantize(model, quantization(config))
+    if config.train_config.freeze_layers:
+        freeze_lowest(model, config.train_config.num_freeze_layers)
+    return model, adapter_names
+
+
+def quantization(config: RunConfig) -> Quantization | None:
+    return Quantization.asked_for(config.train_config.quantization, config.quantization_config)
+
+
+def tokenizer_path(train: TrainConfig, source: ModelSource) -> Path:
+    """The one that was named, else that of the adapter to go on with, else the model's own."""
+    if train.tokenizer_name is None:
+        adapter = Path(train.from_peft_checkpoint).expanduser()
+        has_its_own = is_given(train.from_peft_checkpoint) and holds_tokenizer(adapter)
+        return adapter if has_its_own else source.path
+    return locate(train.tokenizer_name, what="tokenizer", hub_files=TOKENIZER_FILES)
+
+
+def open_documents(config: RunConfig, tokenizer: Tokenizer, screen: Screen) -> Splits:
+    train = config.train_config
+    splits = open_splits(
+        config.dataset,
+        tokenizer,
+        Preparation(train.context_length, train.truncation, train.train_on_prompt),
+        validate=train.run_validation,
+        seed=train.seed,
+        notify=screen.line,
+    )
+    announce.documents("Training", splits.train, screen)
+    if splits.validation is not None:
+        announce.documents("Validation", splits.validation, screen)
+    elif train.run_validation:
+        screen.warn("This data set has no validation part: nothing is evaluated.")
+    return splits
+
+
+def make_loaders(
+    train: TrainConfig, splits: Splits, tokenizer: Tokenizer, vocab_size: int, screen: Screen
+) -> tuple[Loader, Loader | None]:
+    # A padding token of a tokenizer that has more ids than the model: as it is never seen, any do.
+    pad_id = tokenizer.pad_id if tokenizer.pad_id < vocab_size else 0
+    common: dict[str, Any] = {
+        "strategy": train.batching_strategy,
+        "context_length": train.context_length,
+        "pad_id": pad_id,
+        "vocab_size": vocab_size,
+        "seed": train.seed,
+        "workers": train.num_workers_dataloader,
+        "collator": splits.collator,
+    }
+    loader = Loader(splits.train, batch_size=train.batch_size_training, **common)
+    screen.line(f"--> Num of Training Set Batches loaded = {len(loader.plan(0))}")
+    if splits.validation is None:
+        return loader, None
+    eval_loader = Loader(splits.validation, batch_size=train.val_batch_size, **common)
+    screen.line(f"--> Num of Validation Set Batches loaded = {len(eval_loader.plan(0))}")
+    return loader, eval_loader
+
+
+def make_schedule(train: TrainConfig, loader: Loader, screen: Screen) -> Schedule:
+    total_steps = count_steps(
+        loader,
+        epochs=train.num_epochs,
+        accumulation=train.gradient_accumulation_steps,
+        limit=train.max_train_step,
+    )
+    announce.steps(total_steps, train, screen)
+    return Schedule(
+        kind=train.lr_scheduler,
+        peak=train.lr,
+        warmup_steps=train.warmup_steps,
+        total_steps=total_steps,
+        gamma=train.gamma,
+    )
+
+
+def result_writer(
+    train: TrainConfig,
+    folder: Path | None,
+    model: Llama,
+    tokenizer: Tokenizer,
+    source: ModelSource,
+    adapter: AdapterConfig | None,
+    base: str,
+) -> ResultWriter | None:
+    if folder is None or not train.save_model:
+        return None
+    return ResultWriter(
+        folder,
+        model,
+        tokenizer,
+        adapter=adapter,
+        base_model=source.name,
+        base_fingerprint=base,
+        generation_config=source.generation_config,
+    )
