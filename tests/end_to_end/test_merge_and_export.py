@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -82,6 +84,42 @@ def test_a_fault_in_the_writer_is_found_and_nothing_stays(said, adapter, tmp_pat
     err = said("merge", adapter, "--output_dir", tmp_path / "merged", code=4)
     assert "14 tensors are not the trained ones, rounded to F32" in err
     assert "What was written is not the trained model, and was removed." in err
+    assert files(tmp_path) == set()
+
+
+@pytest.mark.parametrize("target", ["model.gguf", "model"])
+def test_a_full_disk_leaves_nothing_half_written(said, base, target, tmp_path, monkeypatch):
+    def full(*arguments: object, **more: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    writer = "write_gguf" if target.endswith("gguf") else "save_shape"
+    monkeypatch.setattr(f"llama_recipes.export.convert.{writer}", full)
+    err = said("export", base, "--output", tmp_path / target, code=4)
+    assert f"{tmp_path / target} could not be written: No space left on device." in err
+    assert "Nothing was left there. Make room" in err
+    assert files(tmp_path) == set()
+
+
+def test_what_a_killed_export_left_is_replaced(said, base, tmp_path):
+    left = copied(base, tmp_path / ".draft-model")
+    assert left.is_dir()
+    said("export", base, "--output", tmp_path / "model", "--no_compare")
+    assert files(tmp_path) == {"model"}
+
+
+def test_a_link_that_leads_nowhere_is_somebody_s(said, base, tmp_path):
+    (tmp_path / "model.gguf").symlink_to(tmp_path / "elsewhere.gguf")
+    assert "is there already" in said("export", base, "--output", tmp_path / "model.gguf", code=2)
+    assert not (tmp_path / "elsewhere.gguf").exists()
+
+
+def test_a_comparison_that_fails_by_itself_is_said(said, base, tmp_path, monkeypatch):
+    def failing(*arguments: object, **more: object) -> subprocess.CompletedProcess[str]:
+        return subprocess.CompletedProcess([], 4, stdout="", stderr="Error: The reason.")
+
+    monkeypatch.setattr("llama_recipes.export.convert.subprocess.run", failing)
+    err = said("export", base, "--output", tmp_path / "model", code=4)
+    assert "could not be compared with the trained model, so it was removed: The reason." in err
     assert files(tmp_path) == set()
 
 
