@@ -60,6 +60,7 @@ golden: .venv/dev
 # so where it is missing.
 .venv/llama_cpp: .venv/made
 	npm install --prefix $@ --no-audit --no-fund --ignore-scripts --omit=optional \
+		--fetch-retries=1 --fetch-timeout=60000 \
 		node-llama-cpp@3.22.1 @node-llama-cpp/linux-x64@3.22.1
 	touch $@
 
