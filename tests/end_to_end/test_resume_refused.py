@@ -110,18 +110,21 @@ def test_auto_starts_anew_where_there_is_nothing(inputs, tmp_path):
 @pytest.mark.parametrize("name", ["SIGTERM", "SIGINT", "SIGUSR1"])
 def test_a_signal_saves_and_ends_with_75(name, inputs, tmp_path):
     folder = tmp_path / "result"
-    flags = [*usual(inputs, folder), "--num_epochs=100000", "--checkpoint_every=100000"]
+    flags = [*usual(inputs, folder), "--num_epochs=1000", "--checkpoint_every=100000"]
     last = {flag.partition("=")[0]: flag for flag in flags}
     command = [sys.executable, "-m", "llama_recipes.finetuning", *last.values()]
     run = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
     metrics = folder / "metrics.jsonl"
     deadline = time.monotonic() + 120
-    while not (metrics.exists() and metrics.read_text().count("\n") > 2):
-        assert run.poll() is None, run.stderr.read()
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
-    os.kill(run.pid, getattr(signal, name))
-    _, error = run.communicate(timeout=60)
+    try:
+        while not (metrics.exists() and metrics.read_text().count("\n") > 2):
+            assert run.poll() is None, run.stderr.read()
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+        os.kill(run.pid, getattr(signal, name))
+        _, error = run.communicate(timeout=60)
+    finally:
+        run.kill()
     assert run.returncode == 75
     assert f"Stopped by {name} after step" in error
     assert "Run the same command again with --resume auto." in error
