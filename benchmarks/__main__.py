@@ -15,7 +15,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from benchmarks import flat, long, preparation, quality, speed, start
+from benchmarks import flat, long, memory, preparation, quality, speed, start
 from benchmarks.bench import Bench
 from benchmarks.documents import GSM8K
 from benchmarks.measure import BenchmarkError
@@ -28,11 +28,16 @@ SECTIONS: Mapping[str, Callable[[Bench], dict[str, Any]]] = {
     "quality": quality.measure,
     "start": start.measure,
     "long": long.measure,
+    "memory": memory.measure,
     "contexts": flat.contexts,
     "sizes": flat.sizes,
     "preparation": preparation.measure,
 }
-_WITH_TRL = {"lora", "full", "quality", "long"}
+_NEEDED = {
+    "trl": {"lora", "full", "quality", "long", "memory"},
+    "bitsandbytes": {"memory"},
+}
+"""Packages of the extra `bench`, and the sections that measure them."""
 _WITHOUT_GSM8K = {"preparation"}
 
 
@@ -84,8 +89,15 @@ def _measure(asked: argparse.Namespace) -> None:
         raise BenchmarkError(
             f"--only names {', '.join(unknown)}; the sections are {', '.join(SECTIONS)}."
         )
-    if _WITH_TRL & set(asked.only) and find_spec("trl") is None:
-        raise BenchmarkError("TRL is not installed: pip install -c constraints.txt -e '.[bench]'")
+    missing = [
+        package
+        for package, sections in _NEEDED.items()
+        if sections & set(asked.only) and find_spec(package) is None
+    ]
+    if missing:
+        raise BenchmarkError(
+            f"Not installed: {', '.join(missing)}. pip install -c constraints.txt -e '.[bench]'"
+        )
     changed = {name: getattr(asked, name) for name in ("rounds", "steps") if getattr(asked, name)}
     scale = replace(QUICK if asked.quick else FULL, **changed)
     output = asked.output or (None if asked.quick else RESULTS)

@@ -11,9 +11,12 @@ import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from benchmarks.flops import Work
+
+if TYPE_CHECKING:
+    from llama_recipes.data.store import TokenStore
 
 MODEL = "smollm2-135m-instruct"
 SEED = 42
@@ -56,20 +59,9 @@ def steps(
     *, model: Path, file: Path, context: int, micro_batch: int, accumulation: int
 ) -> list[Step]:
     """The first epoch of a run of ours with `batching_strategy=padding`."""
-    from llama_recipes.configs.datasets import FileDataset
     from llama_recipes.data.batching import plan_epoch
-    from llama_recipes.data.prepare import Preparation
-    from llama_recipes.data.splits import open_splits
-    from llama_recipes.data.tokenizer import load_tokenizer
 
-    store = open_splits(
-        FileDataset(train_file=str(file)),
-        load_tokenizer(model),
-        Preparation(context, "end", train_on_prompt=False),
-        validate=False,
-        seed=SEED,
-        notify=lambda _: None,
-    ).train
+    store = open_store(model, file, context)
     with file.open(encoding="utf-8") as lines:
         # Document number and row number are the same only while no row is left out.
         assert len(store) == sum(1 for _ in lines)
@@ -92,6 +84,23 @@ def steps(
         )
         found.append(Step(numbers, work))
     return found
+
+
+def open_store(model: Path, file: Path, context: int) -> TokenStore:
+    """The documents as a run of ours has them; they are in our cache afterwards."""
+    from llama_recipes.configs.datasets import FileDataset
+    from llama_recipes.data.prepare import Preparation
+    from llama_recipes.data.splits import open_splits
+    from llama_recipes.data.tokenizer import load_tokenizer
+
+    return open_splits(
+        FileDataset(train_file=str(file)),
+        load_tokenizer(model),
+        Preparation(context, "end", train_on_prompt=False),
+        validate=False,
+        seed=SEED,
+        notify=lambda _: None,
+    ).train
 
 
 def _main(job: dict[str, Any]) -> Any:

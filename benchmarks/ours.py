@@ -19,7 +19,11 @@ LORA_DROPOUT = 0.05
 
 @dataclass(frozen=True)
 class Job:
-    """rows, accumulation: rows of a micro-batch, micro-batches of an optimizer step."""
+    """rows, accumulation: rows of a micro-batch, micro-batches of an optimizer step.
+
+    checkpointing: compute activations anew in the backward pass.
+    quantization: what the flag of that name gets; empty: it is not given.
+    """
 
     file: Path
     adapter: bool
@@ -30,6 +34,8 @@ class Job:
     strategy: str = "padding"
     lr: float = 1e-4
     save: bool = False
+    checkpointing: bool = False
+    quantization: str = ""
 
 
 def command(job: Job, *, model: str, folder: Path) -> list[str]:
@@ -61,6 +67,10 @@ def command(job: Job, *, model: str, folder: Path) -> list[str]:
             "lora_config.lora_alpha": LORA_ALPHA,
             "lora_config.lora_dropout": LORA_DROPOUT,
         }
+    if job.checkpointing:
+        flags["fsdp_config.fsdp_activation_checkpointing"] = True
+    if job.quantization:
+        flags["quantization"] = job.quantization
     arguments = [f"--{name}={value}" for name, value in flags.items()]
     return [sys.executable, "-m", "llama_recipes.finetuning", *arguments]
 

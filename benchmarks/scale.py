@@ -19,6 +19,7 @@ class Scale:
     sizes: data sets, in documents, whose training is compared.
     prepared: data sets, in documents, whose preparation is compared.
     searched: at most that many of TRL's configurations.
+    memory_contexts: row lengths whose peak memory is compared; a step has one row.
     """
 
     rounds: int = 5
@@ -35,6 +36,7 @@ class Scale:
     sizes: tuple[int, ...] = (1_000, 3_000, 10_000)
     prepared: tuple[int, ...] = (250_000, 500_000, 1_000_000)
     searched: int = 100
+    memory_contexts: tuple[int, ...] = (1_024, 4_096)
 
 
 FULL = Scale()
@@ -51,5 +53,6 @@ QUICK = Scale(
     sizes=(100, 300),
     prepared=(5_000, 10_000),
     searched=2,
+    memory_contexts=(256,),
 )
 """A few minutes; its figures mean nothing."""

@@ -25,7 +25,9 @@ class Job:
     """What is trained, and how much of it.
 
     file: rows of messages, in the order in which a contender that groups by length takes them.
+    packed: the file holds rows of token ids instead, made by packed.py.
     rows, accumulation: rows of a micro-batch, micro-batches of an optimizer step.
+    four_bit: the frozen layers in bitsandbytes' nf4. TRL keeps their adapter in bf16.
     save_to: a folder for the adapter; empty: nothing is saved.
     """
 
@@ -38,6 +40,8 @@ class Job:
     context: int = CONTEXT
     lr: float = 1e-4
     save_to: str = ""
+    packed: bool = False
+    four_bit: bool = False
 
 
 def run(bench: Bench, job: Job, contender: Contender) -> Run:
@@ -54,16 +58,10 @@ def run(bench: Bench, job: Job, contender: Contender) -> Run:
 
 def train(job: Job, contender: Contender, *, model: str, output_dir: str) -> dict[str, Any]:
     """Tokens and seconds of every step. Only documents are counted, no padding."""
-    from datasets import Dataset
     from peft import LoraConfig
-    from transformers import TrainerCallback
+    from transformers import BitsAndBytesConfig, TrainerCallback
     from trl.trainer.sft_config import SFTConfig
     from trl.trainer.sft_trainer import SFTTrainer
-
-    with Path(job.file).open(encoding="utf-8") as file:
-        chats = [json.loads(line)["messages"] for line in file]
-    # Prompt and completion apart: TRL then takes the loss on the completion alone.
-    rows = Dataset.from_list([{"prompt": chat[:-1], "completion": chat[-1:]} for chat in chats])
 
     tokens, ends = [0], []
 
@@ -88,7 +86,9 @@ def train(job: Job, contender: Contender, *, model: str, output_dir: str) -> dic
         model=model,
         args=SFTConfig(
             output_dir=output_dir,
-            max_length=job.context,
+            # TRL wants to cut rows itself, or to be told that nothing has to be cut.
+            max_length=None if job.packed else job.context,
+            padding_free=job.packed,
             packing=contender.packing,
             per_device_train_batch_size=max(1, job.rows // per_row),
             gradient_accumulation_steps=job.accumulation,
@@ -103,7 +103,8 @@ def train(job: Job, contender: Contender, *, model: str, output_dir: str) -> dic
             report_to="none",
             save_strategy="no",
         ),
-        train_dataset=rows,
+        train_dataset=_rows(job),
+        quantization_config=_nf4(BitsAndBytesConfig, bf16=job.bf16) if job.four_bit else None,
         peft_config=_lora(LoraConfig) if job.adapter else None,
         callbacks=[Clock()],
     )
@@ -112,6 +113,26 @@ def train(job: Job, contender: Contender, *, model: str, output_dir: str) -> dic
         trainer.save_model(job.save_to)
     seconds = [end - start for start, end in pairwise(ends)]
     return {"tokens": tokens[: len(seconds)], "seconds": seconds}
+
+
+def _rows(job: Job) -> Any:
+    from datasets import Dataset
+
+    with Path(job.file).open(encoding="utf-8") as file:
+        rows = [json.loads(line) for line in file]
+    if job.packed:
+        return Dataset.from_list(rows)
+    chats = [row["messages"] for row in rows]
+    # Prompt and completion apart: TRL then takes the loss on the completion alone.
+    return Dataset.from_list([{"prompt": chat[:-1], "completion": chat[-1:]} for chat in chats])
+
+
+def _nf4(config: Any, *, bf16: bool) -> Any:
+    return config(
+        load_in_4bit=True,
+        bnb_4bit_quant_type="nf4",
+        bnb_4bit_compute_dtype="bfloat16" if bf16 else "float32",
+    )
 
 
 def _lora(config: Any) -> Any:

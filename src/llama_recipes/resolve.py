@@ -94,6 +94,7 @@ def resolve(
         adapter = _with_new_dropout(config, adapter)
         _refuse_other_settings(config, adapter, section)
         config = _with(config, "train_config", peft_method=section.removesuffix("_config"))
+        _refuse_untrained_tokens(adapter, train.from_peft_checkpoint, extended=extended)
     elif extended:
         adapter = _with_trained_tokens(config, adapter, screen)
     layers = model.num_hidden_layers
@@ -124,9 +125,21 @@ def _with_trained_tokens(
             " Use --peft_method lora, or leave --use_peft out."
         )
     if config.was_set("lora_config.modules_to_save"):
+        _refuse_untrained_tokens(adapter, "--lora_config.modules_to_save", extended=True)
         return adapter
     screen.line("The embedding and the head are trained whole beside the adapter, for new tokens.")
     return adapter.model_copy(update={"modules_to_save": list(VOCABULARY_NAMES)})
+
+
+def _refuse_untrained_tokens(adapter: AdapterConfig, where: str, *, extended: bool) -> None:
+    """Raises ConfigError where rows for new tokens would be neither trained nor saved."""
+    if extended and not (isinstance(adapter, LoraConfig) and adapter.modules_to_save):
+        raise ConfigError(
+            f"The tokenizer has tokens that the model does not know, and {where} has no place for"
+            " them: they would be lost with the run. Start a new adapter with --peft_method lora"
+            f" whose --lora_config.modules_to_save is {','.join(VOCABULARY_NAMES)}, or take the"
+            " model's own tokenizer."
+        )
 
 
 def _with_new_dropout(config: RunConfig, adapter: AdapterConfig) -> AdapterConfig:

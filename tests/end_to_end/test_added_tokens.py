@@ -105,6 +105,15 @@ def test_a_user_who_says_what_is_trained_is_heard(train, tmp_path):
     assert "base_model.model.model.embed_tokens.weight" not in tensors
 
 
+def test_new_rows_that_nothing_would_save_are_refused(train, tmp_path):
+    err = train("--use_peft", "--lora_config.modules_to_save=[]", code=2)
+    assert "--lora_config.modules_to_save has no place for them" in err
+    train("--use_peft", "--tokenizer_name=", to="first")
+    first = tmp_path / "first"
+    err = train("--use_peft", f"--from_peft_checkpoint={first}", code=2)
+    assert f"{first} has no place for them: they would be lost with the run" in err
+
+
 @pytest.mark.parametrize("method", ["llama_adapter", "prefix"])
 def test_adapters_without_a_place_for_it(train, method, tmp_path):
     err = train("--use_peft", f"--peft_method={method}", code=2)

@@ -373,7 +373,10 @@ def test_all_wrong_flags_are_listed_whomever_they_belong_to(capsys):
         (["--dataset=custom_dataset"], "--custom_dataset.file is not given"),
         (["--dataset=grammar_dataset"], "or leave validation out with --split train."),
         (["--dataset=grammar_dataset", "--split=train"], "--grammar_dataset.train_split is not"),
-        (["--dataset=file_dataset"], "There is no validation part: neither --validation_file"),
+        (
+            ["--dataset=file_dataset"],
+            "There is no validation part. Give rows that were not trained on",
+        ),
         (["--dataset=file_dataset", "--validation_fraction=0.1"], "--file_dataset.train_file is"),
         (["--dataset=file_dataset", "--split=train"], "--file_dataset.train_file is not given"),
         (

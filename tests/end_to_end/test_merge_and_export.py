@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import json
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -87,6 +88,42 @@ def test_a_fault_in_the_writer_is_found_and_nothing_stays(said, adapter, tmp_pat
     assert files(tmp_path) == set()
 
 
+def test_the_folder_that_one_is_in_has_no_say(said, base, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "inspect.py").write_text("raise SystemExit('this was run')")
+    said("export", base, "--output", "model")
+    assert (tmp_path / "model" / "config.json").is_file()
+
+
+def test_the_present_folder_where_it_is_empty(said, base, tmp_path, monkeypatch):
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    said("export", base, "--output", ".", "--no_compare")
+    assert "config.json" in files(tmp_path / "here")
+
+
+def test_a_place_that_cannot_be(said, base, tmp_path):
+    (tmp_path / "file").write_text("")
+    err = said("export", base, "--output", tmp_path / "file" / "x.gguf", code=4)
+    assert "could not be written" in err
+
+
+def test_a_limit_on_files_is_a_full_disk_to_safetensors(base, tmp_path):
+    """It says so with an error of its own, which is no bug of ours either."""
+    script = (
+        "import resource, sys; resource.setrlimit(resource.RLIMIT_FSIZE, (60_000, 60_000));"
+        " import signal; signal.signal(signal.SIGXFSZ, signal.SIG_IGN);"
+        " from llama_recipes.cli.main import main; sys.exit(main(sys.argv[1:]))"
+    )
+    words = ["export", str(base), "--output", str(tmp_path / "model"), "--no_compare"]
+    done = subprocess.run(
+        [sys.executable, "-c", script, *words], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 4, done.stderr
+    assert "could not be written" in done.stderr
+    assert files(tmp_path) == set()
+
+
 @pytest.mark.parametrize("target", ["model.gguf", "model"])
 def test_a_full_disk_leaves_nothing_half_written(said, base, target, tmp_path, monkeypatch):
     def full(*arguments: object, **more: object) -> None:
@@ -101,7 +138,7 @@ def test_a_full_disk_leaves_nothing_half_written(said, base, target, tmp_path, m
 
 
 def test_what_a_killed_export_left_is_replaced(said, base, tmp_path):
-    left = copied(base, tmp_path / ".draft-model")
+    left = copied(base, tmp_path / ".draft-999999999-model")
     assert left.is_dir()
     said("export", base, "--output", tmp_path / "model", "--no_compare")
     assert files(tmp_path) == {"model"}

@@ -82,7 +82,7 @@ def test_files_outside_of_the_folder_are_not_read(tmp_path):
 
 
 @pytest.mark.parametrize("code", [errno.ENOSPC, errno.EIO, errno.EACCES])
-@pytest.mark.parametrize("place", ["save_file", "sync", "_sum"])
+@pytest.mark.parametrize("place", ["save_tensors", "sync", "_sum"])
 def test_a_disk_that_fails_costs_the_new_one_alone(tmp_path, monkeypatch, code, place):
     write(tmp_path, 1)
 

@@ -13,6 +13,7 @@ from llama_recipes.configs.peft import LoraConfig
 from llama_recipes.errors import CheckpointError
 from llama_recipes.export.compare import PROMPTS, Comparison, compare, figures
 from llama_recipes.export.rounding import is_rounded
+from llama_recipes.model.config import RopeConfig
 from support.exported import copied, save_base, save_trained_adapter, written
 
 ENCODINGS = ["F32", "F16", "BF16", "Q8_0"]
@@ -112,6 +113,21 @@ def test_another_end(adapter, tmp_path):
     assert "eos_id is 2 in the result's tokenizer, and 1 in training" in problems(
         adapter, result, "F32"
     )
+
+
+def test_an_end_that_transformers_would_not_stop_at(adapter, tmp_path):
+    result = written(adapter, tmp_path / "result")
+    path = result / "generation_config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"eos_token_id": 7}))
+    assert "eos_token_id is 7 in the result's generation_config.json" in problems(
+        adapter, result, "F32"
+    )
+
+
+def test_numbers_that_gguf_keeps_in_float32_are_no_other_shape(tmp_path):
+    rope = RopeConfig(theta=26000.7, scaling={"rope_type": "linear", "factor": 1.2})
+    base = save_base(tmp_path / "base", rope=rope, rms_norm_eps=1.234567891e-5)
+    assert problems(base, written(base, tmp_path / "result.gguf"), "F32") == ""
 
 
 def test_another_shape(adapter, tmp_path):

@@ -203,7 +203,7 @@ def test_the_tokenizer_beside_it_is_the_one_that_was_trained_with(tmp_path):
     assert theirs.chat_template == used.chat_template
 
 
-def test_generation_stops_where_the_base_model_s_does_or_the_tokenizer_says(tmp_path):
+def test_generation_goes_on_as_the_base_model_s_and_stops_where_the_tokenizer_says(tmp_path):
     writer(tmp_path / "own", tiny_llama())(best=True)
     used = tokenizer("chatml")
     config = GenerationConfig.from_pretrained(tmp_path / "own")
@@ -211,7 +211,10 @@ def test_generation_stops_where_the_base_model_s_does_or_the_tokenizer_says(tmp_
     assert (config.bos_token_id, config.pad_token_id) == (used.bos_id, used.pad_id)
     base = {"eos_token_id": 5, "temperature": 0.6, "do_sample": True}
     writer(tmp_path / "base", tiny_llama(), generation_config=base)(best=True)
-    assert json.loads((tmp_path / "base" / "generation_config.json").read_text()) == base
+    saved = json.loads((tmp_path / "base" / "generation_config.json").read_text())
+    ends = {"bos_token_id": used.bos_id, "eos_token_id": list(used.stop_ids)}
+    assert saved == base | ends | {"pad_token_id": used.pad_id}
+    assert json.loads((tmp_path / "base" / "config.json").read_text()).items() >= ends.items()
 
 
 def test_an_adapter_is_all_that_is_written_of_an_adapted_model(tmp_path):

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import pytest
+from tokenizers import AddedToken, models, pre_tokenizers
 from tokenizers import Tokenizer as Backend
-from tokenizers import models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
 from llama_recipes.data.tokenizer import Tokenizer, load_tokenizer
@@ -91,6 +91,13 @@ def test_a_padding_token_without_a_row_is_left_out(tmp_path):
     _, metadata = back(Tokenizer(original.hf), rows)
     assert len(metadata["ggml.tokens"]) == rows
     assert "ggml.padding_token_id" not in metadata
+
+
+def test_a_token_that_takes_the_space_beside_it_is_not_lost_on_the_way(tmp_path):
+    original = load_tokenizer(byte_level_gguf(tmp_path / "model.gguf"))
+    original.hf.add_tokens([AddedToken("<|user|>", rstrip=True, special=True)], special_tokens=True)
+    with pytest.raises(CheckpointError, match="has no name in GGUF"):
+        gguf_tokenizer_metadata(Tokenizer(original.hf), original.size + 1)
 
 
 @pytest.mark.parametrize("kind", ["cut otherwise", "word level", "no merges"])

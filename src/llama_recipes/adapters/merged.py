@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from llama_recipes.adapters.lora import LINEAR_NAMES, lora_scale
-from llama_recipes.adapters.peft_format import check_adapter, read_tensors
+from llama_recipes.adapters.peft_format import read_tensors
 from llama_recipes.adapters.select import adapt, checkpoint_config
 from llama_recipes.configs.peft import LoraConfig
 from llama_recipes.errors import CheckpointError
@@ -46,9 +46,8 @@ class MergedTensors:
             model = Llama(config)
             adapt(model, settings)
             quantize(model, how)
-        check_adapter(model, settings, adapter)
         self._base, self._how = base, how
-        self._stored = read_tensors(adapter)
+        self._stored = read_tensors(model, settings, adapter)
         self._scale = lora_scale(settings)
         self.shapes: Mapping[str, tuple[int, ...]] = base.shapes
 

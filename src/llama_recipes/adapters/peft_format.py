@@ -15,7 +15,7 @@ from pathlib import Path
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor
 
 from llama_recipes.adapters.llama_adapter import AdaptedAttention
@@ -25,6 +25,7 @@ from llama_recipes.adapters.prefix import PrefixAttention
 from llama_recipes.configs.peft import AdapterConfig, LoraConfig
 from llama_recipes.errors import CheckpointError
 from llama_recipes.model.llama import Llama
+from llama_recipes.model.safetensors_folder import save_tensors
 
 WEIGHTS_FILE = "adapter_model.safetensors"
 _PREFIX = "base_model.model."
@@ -86,7 +87,7 @@ def check_base(folder: Path, base: str, *, name: str) -> None:
 def write_adapter(tensors: Mapping[str, Tensor], path: Path, *, base: str | None) -> None:
     """Write what `adapter_tensors` gives. base: `weights_fingerprint` of the model under it."""
     metadata = {"format": "pt"} | ({_BASE: base} if base else {})
-    save_file(dict(tensors), path, metadata=metadata)
+    save_tensors(tensors, path, metadata)
     _sort_metadata(path)
 
 
@@ -131,15 +132,16 @@ def _parameters(model: Llama, config: AdapterConfig) -> dict[str, Tensor]:
     return found
 
 
-def read_tensors(folder: Path) -> dict[str, Tensor]:
+def read_tensors(model: Llama, config: AdapterConfig, folder: Path) -> dict[str, Tensor]:
     """An adapter's tensors by the names of the base model's checkpoint.
 
     `X.lora_A.weight` and `X.lora_B.weight` stand beside the layer X; a bias, embedding or head that
-    was trained itself has its own key. Raises CheckpointError.
+    was trained itself has its own key. model: rewritten by `adapt`, its values do not matter.
+    Raises CheckpointError as `load_adapter_weights` does.
     """
     return {
         key.removeprefix(_PREFIX).replace(".base_layer.", "."): tensor
-        for key, tensor in _read(folder).items()
+        for key, tensor in _fitting(model, config, folder).items()
     }
 
 
@@ -149,16 +151,21 @@ def load_adapter_weights(model: Llama, config: AdapterConfig, folder: Path) -> N
 
     Raises CheckpointError that lists every missing, extra or misshapen tensor.
     """
-    check_adapter(model, config, folder)
-    stored = _read(folder)
+    stored = _fitting(model, config, folder)
     parameters = _parameters(model, config)
-    _refuse_untied(parameters, stored, folder)
     for key, parameter in parameters.items():
         parameter.copy_(stored[key])
     prefixes = [layer for _, layer in modules_of(model, PrefixAttention)]
     if prefixes:
         for layer, values in zip(prefixes, stored[_PROMPTS].chunk(len(prefixes), 1), strict=True):
             layer.prefix.copy_(values.reshape(layer.prefix.shape))
+
+
+def _fitting(model: Llama, config: AdapterConfig, folder: Path) -> dict[str, Tensor]:
+    check_adapter(model, config, folder)
+    stored = _read(folder)
+    _refuse_untied(_parameters(model, config), stored, folder)
+    return stored
 
 
 def check_adapter(model: Llama, config: AdapterConfig, folder: Path) -> None:

@@ -15,11 +15,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor
 
 from llama_recipes.checkpoint.store import sync
 from llama_recipes.errors import CheckpointError
+from llama_recipes.model.safetensors_folder import save_tensors
 
 FOLDER = "checkpoints"
 _MANIFEST, _STATE = "manifest.json", "state.json"
@@ -54,8 +55,7 @@ def write_checkpoint(root: Path, step: int, state: Mapping[str, Any], tensors: T
         _remove_drafts(root)
         draft.mkdir()
         for name, part in tensors.items():
-            save_file({key: value.contiguous() for key, value in part.items()},
-                      draft / f"{name}.safetensors")  # fmt: skip
+            save_tensors(part, draft / f"{name}.safetensors")
         (draft / _STATE).write_text(json.dumps(state, indent=1) + "\n", encoding="utf-8")
         sums = {file.name: _sum(file) for file in sorted(draft.iterdir())}
         (draft / _MANIFEST).write_text(json.dumps({"blake2b": sums}, indent=1), encoding="utf-8")

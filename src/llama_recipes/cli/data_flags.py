@@ -102,6 +102,11 @@ def read_data(
     reading = read([*words, *([f"--config={run_file}"] if run_file else [])], prog=prog)
     config = reading.config
     problems += reading.problems
+    if run_file and config.train_config.dataset == "custom_dataset":
+        problems.append(
+            f"{run_file} names code of a data set, {config.custom_dataset.file}, which is not run"
+            f" unasked. If you trust it, give --config {run_file}."
+        )
     if reading.is_whole:
         nowhere = not run_file and "config" not in names and not _is_named(config)
         problems += [_no_data(model_name)] if nowhere else _missing(config, split, reading.refused)
@@ -159,8 +164,8 @@ def _missing(config: RunConfig, split: Split, refused: Collection[str]) -> list[
     """What the part cannot be opened without; silent about settings `refused` already."""
     if split == "validation" and not has_validation_part(config):
         return [
-            "There is no validation part: neither --validation_file nor --validation_fraction is"
-            " given. Give one of them, or measure on the training part with --split train."
+            "There is no validation part. Give rows that were not trained on with"
+            " --validation_file, or measure on the training part with --split train."
         ]
     if split == "validation" and _was_trained_on(config):
         return [

@@ -49,7 +49,7 @@ class ExportFlags(Section):
             problems.append(f"No model is named. Write its folder or name: {PROG} MODEL_NAME.")
         if not self.output:
             problems.append("--output is not given: name a .gguf file, or a folder.")
-        elif self.dtype == "Q8_0" and not self.output.endswith(".gguf"):
+        elif self.dtype == "Q8_0" and Path(self.output).suffix.lower() != ".gguf":
             problems.append(
                 f"--dtype Q8_0 is an encoding of GGUF, but --output {self.output} does not end in"
                 " .gguf. Name a .gguf file, or another --dtype."

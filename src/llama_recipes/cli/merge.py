@@ -44,7 +44,7 @@ class MergeFlags(Section):
             problems.append(f"No adapter is named. Write its folder: {PROG} ADAPTER.")
         if not self.output_dir:
             problems.append("--output_dir is not given: name a folder for the merged model.")
-        elif self.output_dir.endswith(".gguf"):
+        elif Path(self.output_dir).suffix.lower() == ".gguf":
             problems.append(
                 f"--output_dir {self.output_dir} is named like a GGUF file, and merge writes a"
                 " folder. Use llama-recipes export, which takes adapters too."

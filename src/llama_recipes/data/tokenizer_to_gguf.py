@@ -48,7 +48,7 @@ def gguf_tokenizer_metadata(tokenizer: Tokenizer, vocab_size: int) -> dict[str, 
 
     Raises CheckpointError for a tokenizer that no name in GGUF stands for.
     """
-    texts = [*TRIED, *_own_texts(tokenizer)]
+    texts = tried_texts(tokenizer, vocab_size)
     expected = tokenizer.encode_batch(texts)
     for metadata in _candidates(tokenizer, vocab_size):
         read = tokenizer_of(metadata)
@@ -59,6 +59,17 @@ def gguf_tokenizer_metadata(tokenizer: Tokenizer, vocab_size: int) -> dict[str, 
         f" here ({', '.join(_WORD_RULES)}, and SentencePiece's). Export it as a Hugging Face"
         " folder: give an --output that does not end in .gguf."
     )
+
+
+def tried_texts(tokenizer: Tokenizer, vocab_size: int) -> list[str]:
+    """Texts that two tokenizers are held to be the same by: every added token is in them.
+
+    vocab_size: rows of the model, which has no use for ids beyond them.
+    """
+    added = tokenizer.hf.backend_tokenizer.get_added_tokens_decoder()
+    known = [token.content for id_, token in added.items() if id_ < vocab_size]
+    between = [f"a {token} b{token}\nc" for token in known]
+    return [*TRIED, *between, *_own_texts(tokenizer)]
 
 
 def _own_texts(tokenizer: Tokenizer) -> list[str]:

@@ -19,7 +19,7 @@ from torch import Tensor
 from llama_recipes.adapters.lora import LoraLinear
 from llama_recipes.adapters.modules import modules_of
 from llama_recipes.data.tokenizer import Tokenizer
-from llama_recipes.data.tokenizer_to_gguf import TRIED
+from llama_recipes.data.tokenizer_to_gguf import tried_texts
 from llama_recipes.errors import guard
 from llama_recipes.export.encodings import Encoding
 from llama_recipes.export.rounding import is_rounded
@@ -82,7 +82,10 @@ def compare(name: str, base: str | None, result: str, encoding: Encoding) -> Com
     written = plain_model(find(result))
     report = Comparison()
     report.problems += _shape_problems(trained.config, written.config)
-    report.problems += _tokenizer_problems(trained.found.tokenizer, written.found.tokenizer)
+    report.problems += _tokenizer_problems(
+        trained.found.tokenizer, written.found.tokenizer, trained.config.vocab_size
+    )
+    report.problems += _ending_problems(trained, written)
     if not report.problems:
         _compare_weights(trained, written, encoding, report)
         _compare_answers(trained, base, name, result, encoding, report)
@@ -92,7 +95,7 @@ def compare(name: str, base: str | None, result: str, encoding: Encoding) -> Com
 def _shape_problems(trained: LlamaConfig, written: LlamaConfig) -> list[str]:
     # Which ids end an answer is the tokenizer's to say.
     one, other = (
-        asdict(replace(config, bos_token_id=None, eos_token_id=None))
+        _in_float32(asdict(replace(config, bos_token_id=None, eos_token_id=None)))
         for config in (trained, written)
     )
     return [
@@ -102,9 +105,17 @@ def _shape_problems(trained: LlamaConfig, written: LlamaConfig) -> list[str]:
     ]
 
 
-def _tokenizer_problems(trained: Tokenizer, written: Tokenizer) -> list[str]:
+def _in_float32(value: Any) -> Any:
+    """GGUF keeps its numbers so."""
+    if isinstance(value, dict):
+        return {key: _in_float32(entry) for key, entry in value.items()}
+    return torch.tensor(value).item() if isinstance(value, float) else value
+
+
+def _tokenizer_problems(trained: Tokenizer, written: Tokenizer, vocab_size: int) -> list[str]:
     problems = []
-    if trained.encode_batch(list(TRIED)) != written.encode_batch(list(TRIED)):
+    texts = tried_texts(trained, vocab_size)
+    if trained.encode_batch(texts) != written.encode_batch(texts):
         problems.append("The result's tokenizer gives other ids for the same texts.")
     for role in "bos_id", "eos_id", "stop_ids":
         one, other = getattr(trained, role), getattr(written, role)
@@ -113,6 +124,18 @@ def _tokenizer_problems(trained: Tokenizer, written: Tokenizer) -> list[str]:
     if trained.chat_template != written.chat_template:
         problems.append("The result has another chat template.")
     return problems
+
+
+def _ending_problems(trained: Trained, written: Trained) -> list[str]:
+    """transformers asks generation_config.json where an answer ends, not the tokenizer."""
+    saved = written.found.source.generation_config
+    wanted = trained.generation_config
+    if saved is None or saved.get("eos_token_id") == wanted["eos_token_id"]:
+        return []
+    return [
+        f"eos_token_id is {saved.get('eos_token_id')} in the result's generation_config.json, and"
+        f" {wanted['eos_token_id']} in the trained model's tokenizer."
+    ]
 
 
 def _compare_weights(

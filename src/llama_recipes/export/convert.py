@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
 import shutil
 import subprocess
 import sys
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Literal
 
@@ -26,7 +29,7 @@ Say = Callable[[str], None]
 
 
 def _is_gguf(target: Path) -> bool:
-    return target.suffix == ".gguf"
+    return target.suffix.lower() == ".gguf"
 
 
 def _refuse_taken(target: Path, flag: str) -> None:
@@ -56,6 +59,7 @@ def write_trained(
 
     only_adapters: refuse what needs no merging. Raises ConfigError and CheckpointError.
     """
+    target = target.absolute()
     _refuse_taken(target, flag)
     found = find(name, base=base)
     if only_adapters and found.adapter is None:
@@ -91,10 +95,10 @@ def convert(
     hold it against the trained model. Raises CheckpointError where it differs, and where it cannot
     be written.
     """
-    target.parent.mkdir(parents=True, exist_ok=True)
-    draft = target.with_name(f".draft-{target.name}")
-    _remove(draft)  # what a process that was killed left
+    draft = target.with_name(f".draft-{os.getpid()}-{target.name}")
     try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        _remove_abandoned(target)
         if _is_gguf(target):
             write_gguf(trained, draft, encoding, name=Path(name).name)
             sync(draft)
@@ -102,6 +106,8 @@ def convert(
             _write_folder(trained, draft, DTYPES[encoding], name=name)
         if compared:
             _compare(name, base, draft, encoding, say)
+        if target.is_file():  # it came meanwhile
+            raise FileExistsError(errno.EEXIST, "a file of that name came in between")
         draft.replace(target)
         sync(target.parent)
     except OSError as error:
@@ -128,7 +134,8 @@ def _write_folder(trained: Trained, folder: Path, dtype: torch.dtype, *, name: s
 
 def _compare(name: str, base: str | None, result: Path, encoding: Encoding, say: Say) -> None:
     arguments = {"name": name, "base": base, "result": str(result), "encoding": encoding}
-    command = [sys.executable, "-m", "llama_recipes.export.compare", json.dumps(arguments)]
+    # -P: nothing is imported from the folder that the user happens to be in.
+    command = [sys.executable, "-P", "-m", "llama_recipes.export.compare", json.dumps(arguments)]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode:
         raise CheckpointError(
@@ -145,7 +152,16 @@ def _compare(name: str, base: str | None, result: Path, encoding: Encoding, say:
         )
 
 
+def _remove_abandoned(target: Path) -> None:
+    """Drafts of processes that were killed."""
+    for draft in target.parent.glob(f".draft-*-{target.name}"):
+        process = draft.name.removeprefix(".draft-").partition("-")[0]
+        if process.isdecimal() and not Path(f"/proc/{process}").exists():
+            _remove(draft)
+
+
 def _remove(draft: Path) -> None:
     if draft.is_dir():
         shutil.rmtree(draft)
-    draft.unlink(missing_ok=True)
+    with suppress(OSError):  # it is gone, or its folder never was
+        draft.unlink()

@@ -10,7 +10,6 @@ from typing import Any
 
 import torch
 from huggingface_hub import split_torch_state_dict_into_shards
-from safetensors.torch import save_file
 from torch import Tensor
 
 from llama_recipes.adapters.peft_config import CONFIG_FILE, adapter_config_file
@@ -20,7 +19,9 @@ from llama_recipes.configs.peft import AdapterConfig
 from llama_recipes.data.tokenizer import Tokenizer
 from llama_recipes.model.config import LlamaConfig
 from llama_recipes.model.llama import Llama
+from llama_recipes.model.safetensors_folder import save_tensors
 
+_ENDS = ("bos_token_id", "eos_token_id", "pad_token_id")
 _SHARD_BYTES = 5 * 10**9
 _INDEX = "model.safetensors.index.json"
 _SINGLE = "model.safetensors"
@@ -66,7 +67,8 @@ def save_shape(
     config: LlamaConfig, dtype: torch.dtype, folder: Path, generation_config: Mapping[str, Any]
 ) -> None:
     name = str(dtype).removeprefix("torch.")
-    publish(folder / "config.json", _json(config.to_hf() | {"dtype": name}))
+    ends = {key: generation_config[key] for key in _ENDS if key in generation_config}
+    publish(folder / "config.json", _json(config.to_hf() | ends | {"dtype": name}))
     publish(folder / "generation_config.json", _json(generation_config))
 
 
@@ -88,16 +90,25 @@ def save_weights(
     )
     if not split.is_sharded:
         with drafted(folder / _SINGLE) as draft:
-            save_file({key: value(key) for key in outline}, draft, metadata={"format": "pt"})
+            save_tensors({key: value(key) for key in outline}, draft, {"format": "pt"})
         return
     for name, keys in split.filename_to_tensors.items():
         with drafted(folder / name) as draft:
-            save_file({key: value(key) for key in keys}, draft, metadata={"format": "pt"})
+            save_tensors({key: value(key) for key in keys}, draft, {"format": "pt"})
     index = {"metadata": split.metadata, "weight_map": split.tensor_to_filename}
     publish(folder / _INDEX, _json(index))
     for old in folder.glob("model*-of-*.safetensors"):
         if old.name not in split.filename_to_tensors:
             old.unlink()
+
+
+def generation_settings(base: Mapping[str, Any] | None, tokenizer: Tokenizer) -> dict[str, Any]:
+    """The base model's generation_config.json, beginning and ending where the tokenizer says.
+
+    What ends an answer can have changed with the tokenizer that was trained with.
+    """
+    ends = (tokenizer.bos_id, list(tokenizer.stop_ids), tokenizer.pad_id)
+    return {**(base or {}), **dict(zip(_ENDS, ends, strict=True))}
 
 
 def save_tokenizer(tokenizer: Tokenizer, folder: Path) -> None:

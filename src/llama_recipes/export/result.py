@@ -9,7 +9,12 @@ from typing import Any
 from llama_recipes.configs.peft import AdapterConfig
 from llama_recipes.data.tokenizer import Tokenizer
 from llama_recipes.errors import CheckpointError
-from llama_recipes.export.hf import save_adapter, save_model, save_tokenizer
+from llama_recipes.export.hf import (
+    generation_settings,
+    save_adapter,
+    save_model,
+    save_tokenizer,
+)
 from llama_recipes.model.llama import Llama
 from llama_recipes.monitoring.results import LAST
 
@@ -31,11 +36,7 @@ class ResultWriter:
         self.folder, self.model, self.tokenizer = folder, model, tokenizer
         self.adapter, self.base_model = adapter, base_model
         self.base_fingerprint = base_fingerprint
-        self.generation_config = generation_config or {
-            "bos_token_id": tokenizer.bos_id,
-            "eos_token_id": list(tokenizer.stop_ids),
-            "pad_token_id": tokenizer.pad_id,
-        }
+        self.generation_config = generation_settings(generation_config, tokenizer)
 
     def __call__(self, *, best: bool) -> None:
         folder = self.folder if best else self.folder / LAST

@@ -12,6 +12,7 @@ from torch import Tensor
 from llama_recipes.adapters.merged import MergedTensors
 from llama_recipes.errors import CheckpointError
 from llama_recipes.export.encodings import Encoding
+from llama_recipes.export.hf import generation_settings
 from llama_recipes.inference.load import Found
 from llama_recipes.model.config import LlamaConfig
 from llama_recipes.model.llama import Llama
@@ -38,12 +39,7 @@ class Trained:
 
     @property
     def generation_config(self) -> Mapping[str, Any]:
-        tokenizer = self.found.tokenizer
-        return self.found.source.generation_config or {
-            "bos_token_id": tokenizer.bos_id,
-            "eos_token_id": list(tokenizer.stop_ids),
-            "pad_token_id": tokenizer.pad_id,
-        }
+        return generation_settings(self.found.source.generation_config, self.found.tokenizer)
 
     def own_encoding(self) -> Encoding:
         """The one that loses nothing of the base model's weights."""

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import errno
 import json
+from collections.abc import Mapping
 from pathlib import Path
 
 import torch
 from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
 from torch import Tensor
 
 from llama_recipes.errors import CheckpointError
@@ -18,6 +21,16 @@ _DTYPES = {
     "F16": torch.float16,
     "BF16": torch.bfloat16,
 }
+
+
+def save_tensors(
+    tensors: Mapping[str, Tensor], path: Path, metadata: dict[str, str] | None = None
+) -> None:
+    """Write one file. Raises OSError where the disk fails, which safetensors calls otherwise."""
+    try:
+        save_file({key: value.contiguous() for key, value in tensors.items()}, path, metadata)
+    except SafetensorError as error:
+        raise OSError(errno.EIO, str(error)) from error
 
 
 class SafetensorsFolder:

@@ -12,11 +12,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from llama_recipes.checkpoint.folder import Checkpoint, Tensors
 from llama_recipes.checkpoint.store import drafted
+from llama_recipes.model.safetensors_folder import save_tensors
 from llama_recipes.training.loop import Progress, Run
 from llama_recipes.training.random_state import RandomState
 
@@ -40,8 +40,7 @@ def tensors_of(run: Run) -> Tensors:
 def save_optimizer(run: Run, folder: Path) -> None:
     """The optimizer's state beside the result, for whoever wants to look at it or reuse it."""
     with drafted(folder / "optimizer.safetensors") as draft:
-        save_file({key: value.contiguous() for key, value in tensors_of(run)["optimizer"].items()},
-                  draft)  # fmt: skip
+        save_tensors(tensors_of(run)["optimizer"], draft)
 
 
 def state_of(run: Run) -> dict[str, Any]:
