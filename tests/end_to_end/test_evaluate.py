@@ -494,6 +494,20 @@ def test_the_kernels_of_a_run_are_used(folder, on_rows, evaluate, monkeypatch):
     assert asked == [(evaluation.choose_device().type, False)]
 
 
+def test_code_beside_a_model_is_not_run_unasked(folder, tmp_path, capsys):
+    theirs = tmp_path / "theirs"
+    shutil.copytree(folder / "model", theirs)
+    code = tmp_path / "own.py"
+    code.write_text("raise SystemExit('this was run')")
+    (theirs / "config.yaml").write_text(
+        f"train_config:\n  dataset: custom_dataset\ncustom_dataset:\n  file: {code}\n"
+    )
+    assert main(["evaluate", str(theirs)]) == 2
+    err = capsys.readouterr().err
+    assert f"names code of a data set, {code}, which is not run unasked" in err
+    assert f"If you trust it, give --config {theirs / 'config.yaml'}." in err
+
+
 def test_the_help_names_every_flag_and_those_of_a_run(capsys):
     with pytest.raises(SystemExit) as left:
         main(["evaluate", "--help"])
