@@ -92,8 +92,8 @@ def _consists(section: Section) -> str:
         f" {number(full['theirs']['libraries_gib'])} GiB of TRL's, with bitsandbytes"
         f" {section['bitsandbytes']} {number(four_bit['ours']['libraries_gib'])} and"
         f" {number(four_bit['theirs']['libraries_gib'])}. Beside them ours holds, as weights +"
-        f" gradients and AdamW's moments + all that is left of the peak, from the smallest row of"
-        f" the table to the largest: {each}."
+        f" gradients and AdamW's moments + all else in the smallest and the largest of the rows"
+        f" above: {each}."
     )
 
 

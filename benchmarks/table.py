@@ -24,9 +24,11 @@ def render(results: Mapping[str, Any]) -> str:
     return "\n".join(
         [
             *_head(results["machine"], sections),
-            "",
-            "| | median | lowest to highest | aim | |",
-            "|---|--:|--:|--:|---|",
+            *(
+                ["", "| | median | lowest to highest | aim | |", "|---|--:|--:|--:|---|"]
+                if rows
+                else []
+            ),
             *(f"| {' | '.join(_cells(row))} |" for row in rows),
             *(["", *memory_table.lines(sections["memory"])] if "memory" in sections else []),
             *(["", "For orientation, medians:", "", "| | |", "|---|--:|"] if absolute else []),
