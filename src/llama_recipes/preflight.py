@@ -28,7 +28,6 @@ from llama_recipes.parallel.device import has_bf16
 from llama_recipes.parallel.ranks import world_size
 from llama_recipes.parallel.recompute import recompute_layers
 from llama_recipes.training import frozen_outputs
-from llama_recipes.training.frozen_outputs import fits, frozen_layers, output_bytes
 from llama_recipes.training.memory import step_bytes
 from llama_recipes.training.windows import largest_slice
 
@@ -153,16 +152,16 @@ def keep_frozen_outputs(
     loaders: of training and, if there is one, of validation. Only on a processor, where what is
     kept takes no scarce memory, and for packed rows: padding makes other documents every epoch.
     """
-    train, layers = config.train_config, frozen_layers(model)
+    train, layers = config.train_config, frozen_outputs.frozen_layers(model)
     batches = len(loaders[0].plan(0))
     again = steps * train.gradient_accumulation_steps > batches
     on_processor = model.head_weight.device.type == "cpu"
     packed = train.batching_strategy == "packing"
     if train.use_peft or not (layers and again and packed and on_processor):
         return
-    needed = output_bytes(model, [loader.store for loader in loaders]) / GIB
+    needed = frozen_outputs.output_bytes(model, [loader.store for loader in loaders]) / GIB
     available = available_memory_gib(model.head_weight.device)
-    if not fits(needed, available):
+    if not frozen_outputs.fits(needed, available):
         screen.line(
             f"The outputs of the {layers} frozen layers would take {needed:.2f} GiB, too much of"
             " the memory that is left: they are computed anew in every epoch."

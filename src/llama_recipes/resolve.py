@@ -19,10 +19,11 @@ from llama_recipes.model.config import LlamaConfig
 from llama_recipes.model.llama import Llama
 from llama_recipes.model.source import ModelSource
 from llama_recipes.model.vocabulary import with_vocabulary
+from llama_recipes.model.weights import TensorSource
 from llama_recipes.monitoring.screen import Screen
 
 
-def check_adapter_base(config: RunConfig, base: str) -> None:
+def check_adapter_base(config: RunConfig, base: TensorSource) -> None:
     """Raises CheckpointError where the adapter to go on with was made on other weights."""
     train = config.train_config
     if is_given(train.from_peft_checkpoint):

@@ -75,7 +75,7 @@ def _finetune(config: RunConfig, screen: Screen, interruption: Interruption) -> 
     preflight.refuse_results(config, checkpoint)
     source = open_model(config.train_config.model_name)
     base = weights_fingerprint(source.tensors)
-    check_adapter_base(config, base)
+    check_adapter_base(config, source.tensors)
     tokenizer = load_tokenizer(tokenizer_path(config.train_config, source))
     known_tokens = source.config.vocab_size
     source = with_tokens_of(tokenizer, source, config.train_config, screen)

@@ -55,7 +55,7 @@ def test_a_merged_model_is_one_that_transformers_and_chat_load(said, adapter, tm
     assert theirs.dtype == torch.bfloat16
     assert AutoTokenizer.from_pretrained(tmp_path / "merged").chat_template
     results = json.loads((tmp_path / "merged" / "results.json").read_text())
-    assert results == {"prompt_format": "chat", "made_from": str(adapter)}
+    assert results == {"prompt_format": "chat"}
     assert said("chat", tmp_path / "merged", "--prompt", "Hi", "--max_new_tokens", 3).strip()
 
 
@@ -146,17 +146,35 @@ def test_what_a_killed_export_left_is_replaced(said, base, tmp_path):
 
 def test_a_link_that_leads_nowhere_is_somebody_s(said, base, tmp_path):
     (tmp_path / "model.gguf").symlink_to(tmp_path / "elsewhere.gguf")
-    assert "is there already" in said("export", base, "--output", tmp_path / "model.gguf", code=2)
+    assert "is a link" in said("export", base, "--output", tmp_path / "model.gguf", code=2)
     assert not (tmp_path / "elsewhere.gguf").exists()
+
+
+def test_a_link_to_an_empty_folder_is_refused_at_once(said, base, tmp_path):
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "model").symlink_to(tmp_path / "empty")
+    assert "is a link" in said("export", base, "--output", tmp_path / "model", code=2)
+    assert files(tmp_path / "empty") == set()
 
 
 def test_a_comparison_that_fails_by_itself_is_said(said, base, tmp_path, monkeypatch):
     def failing(*arguments: object, **more: object) -> subprocess.CompletedProcess[str]:
         return subprocess.CompletedProcess([], 4, stdout="", stderr="Error: The reason.")
 
-    monkeypatch.setattr("llama_recipes.export.convert.subprocess.run", failing)
+    monkeypatch.setattr("llama_recipes.export.fresh_process.subprocess.run", failing)
     err = said("export", base, "--output", tmp_path / "model", code=4)
     assert "could not be compared with the trained model, so it was removed: The reason." in err
+    assert files(tmp_path) == set()
+
+
+def test_a_comparison_that_is_killed_names_the_way_without_it(said, base, tmp_path, monkeypatch):
+    def killed(*arguments: object, **more: object) -> subprocess.CompletedProcess[str]:
+        return subprocess.CompletedProcess([], -9, stdout="", stderr="")
+
+    monkeypatch.setattr("llama_recipes.export.fresh_process.subprocess.run", killed)
+    err = said("export", base, "--output", tmp_path / "model", code=4)
+    assert "was ended by signal 9, as it is where memory runs out" in err
+    assert "--no_compare" in err
     assert files(tmp_path) == set()
 
 

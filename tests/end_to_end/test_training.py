@@ -363,7 +363,9 @@ def test_outputs_of_frozen_layers_are_kept_and_change_nothing(run, capsys, monke
     assert "The outputs of the 1 frozen layers are kept for the next epochs" in (
         capsys.readouterr().out
     )
-    monkeypatch.setattr("llama_recipes.preflight.fits", lambda needed, available: False)
+    monkeypatch.setattr(
+        "llama_recipes.training.frozen_outputs.fits", lambda needed, available: False
+    )
     anew = run(*flags, name="anew")
     assert "they are computed anew in every epoch" in capsys.readouterr().out
     assert kept.losses() == anew.losses()

@@ -21,6 +21,7 @@ from llama_recipes.errors import ConfigError
 from llama_recipes.kernels import library
 from llama_recipes.kernels.layers import add_low_rank
 from llama_recipes.model.llama import Linear, Llama
+from llama_recipes.model.weights import EMBEDDING, HEAD
 from llama_recipes.quantization.linear import FourBitLinear, Int8Linear
 
 LINEAR_NAMES = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
@@ -119,9 +120,9 @@ def whole_weights(model: Llama, names: Sequence[str]) -> Iterator[tuple[str, nn.
         )
     tied = model.config.tie_word_embeddings
     if "embed_tokens" in names or (tied and names):
-        yield "model.embed_tokens.weight", model.model.embed_tokens.weight
+        yield EMBEDDING, model.model.embed_tokens.weight
     if "lm_head" in names or (tied and names):
-        yield "lm_head.weight", model.head_weight
+        yield HEAD, model.head_weight
 
 
 def _fits(name: str, target: str) -> bool:

@@ -24,13 +24,15 @@ from llama_recipes.adapters.modules import modules_of
 from llama_recipes.adapters.prefix import PrefixAttention
 from llama_recipes.configs.peft import AdapterConfig, LoraConfig
 from llama_recipes.errors import CheckpointError
+from llama_recipes.model.fingerprint import weights_fingerprint
 from llama_recipes.model.llama import Llama
 from llama_recipes.model.safetensors_folder import save_tensors
+from llama_recipes.model.weights import EMBEDDING, HEAD, TensorSource
 
 WEIGHTS_FILE = "adapter_model.safetensors"
 _PREFIX = "base_model.model."
 _PROMPTS = "prompt_embeddings"
-_PLACES = {"embed_tokens": "model.embed_tokens", "lm_head": "lm_head"}
+_PLACES = {"embed_tokens": EMBEDDING, "lm_head": HEAD}
 _BASE = "base_fingerprint"
 
 
@@ -56,7 +58,7 @@ class AdapterHeader:
         return [name for name, _ in self._whole()]
 
     def _whole(self) -> list[tuple[str, tuple[int, ...]]]:
-        keys = {name: f"{_PREFIX}{place}.weight" for name, place in _PLACES.items()}
+        keys = {name: f"{_PREFIX}{place}" for name, place in _PLACES.items()}
         return [(name, self.shapes[key]) for name, key in keys.items() if key in self.shapes]
 
 
@@ -71,13 +73,13 @@ def read_header(folder: Path) -> AdapterHeader:
         raise _unreadable(path, error) from None
 
 
-def check_base(folder: Path, base: str, *, name: str) -> None:
-    """Raises CheckpointError where the adapter was made for weights other than those of `base`.
+def check_base(folder: Path, base: TensorSource, *, name: str) -> None:
+    """Raises CheckpointError where the adapter was made for other weights than those of `base`.
 
-    base: the `weights_fingerprint` of the model called `name`.
+    name: what the user calls that model. An adapter that peft wrote does not tell.
     """
     made_for = read_header(folder).base
-    if made_for is not None and made_for != base:
+    if made_for is not None and made_for != weights_fingerprint(base):
         raise CheckpointError(
             f"The adapter in {folder} was trained on other weights than those of {name}: together"
             " they would be neither model. Give the very model that it was trained on."

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 
 from llama_recipes.errors import CheckpointError, ConfigError
-from llama_recipes.inference.load import Found, Loaded, find, load_for_inference
+from llama_recipes.inference.load import Found, Loaded, find, load
 
 BASE = "base"
 """What --compare_with calls the model under an adapter."""
@@ -16,12 +16,14 @@ _TUNED = "tuned"
 
 @dataclass(frozen=True, slots=True)
 class Candidate:
-    """title: what its results are called; base: the model under it, where that was said."""
+    """title: what its results are called."""
 
     title: str
-    name: str
-    base: str | None
     found: Found
+
+    @property
+    def name(self) -> str:
+        return self.found.name
 
     @property
     def vocab_size(self) -> int:
@@ -33,7 +35,7 @@ class Candidate:
         return self.found.source.config.max_position_embeddings
 
     def load(self, device: torch.device, dtype: torch.dtype) -> Loaded:
-        return load_for_inference(self.name, base=self.base, device=device, dtype=dtype)
+        return load(self.found, device=device, dtype=dtype)
 
 
 def candidates(name: str, *, base: str | None, compare_with: str) -> list[Candidate]:
@@ -43,21 +45,16 @@ def candidates(name: str, *, base: str | None, compare_with: str) -> list[Candid
     """
     found = find(name, base=base)
     if not compare_with:
-        return [Candidate(name, name, base, found)]
+        return [Candidate(name, found)]
     if compare_with == BASE:
         if found.adapter is None:
             raise ConfigError(
                 f"--compare_with is base, but {name} is no adapter, so that it does not say which"
                 " model it was made from. Name that model with --compare_with."
             )
-        under = found.source.name
-        pair = [Candidate(BASE, under, None, find(under)), Candidate(_TUNED, name, base, found)]
+        pair = [Candidate(BASE, find(found.source.name)), Candidate(_TUNED, found)]
     else:
-        other = find(compare_with)
-        pair = [
-            Candidate(name, name, base, found),
-            Candidate(compare_with, compare_with, None, other),
-        ]
+        pair = [Candidate(name, found), Candidate(compare_with, find(compare_with))]
     if len({candidate.found.tokenizer.fingerprint for candidate in pair}) > 1:
         raise CheckpointError(
             f"{pair[0].name} and {pair[1].name} have different tokenizers: they would see other"

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Literal
 
 from pydantic import Field
 
-from llama_recipes.cli.flags import read_flags
+from llama_recipes.cli.flags import no_model_named, read_flags
 from llama_recipes.configs.section import Section
 from llama_recipes.data.example import Format
 from llama_recipes.errors import ConfigError, DataError, guard
@@ -62,7 +62,7 @@ class ChatFlags(Section):
     def problems(self) -> list[str]:
         problems = []
         if not self.model_name:
-            problems.append(f"No model is named. Write its folder or name: {PROG} MODEL_NAME.")
+            problems.append(no_model_named(PROG))
         if {"prompt", "prompt_file"} <= self.model_fields_set:
             problems.append("--prompt and --prompt_file exclude each other: give one of them.")
         return problems

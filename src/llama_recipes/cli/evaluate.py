@@ -9,7 +9,7 @@ from tempfile import TemporaryFile
 from pydantic import Field
 
 from llama_recipes.cli.data_flags import Data, about_data, flags_taken, read_data
-from llama_recipes.cli.flags import read_flags
+from llama_recipes.cli.flags import no_model_named, read_flags
 from llama_recipes.configs.section import Section
 from llama_recipes.data.example import Split
 from llama_recipes.errors import ConfigError, guard
@@ -69,7 +69,7 @@ class EvaluateFlags(Section):
     def problems(self) -> list[str]:
         problems = []
         if not self.model_name:
-            problems.append(f"No model is named. Write its folder or name: {PROG} MODEL_NAME.")
+            problems.append(no_model_named(PROG))
         elif self.compare_with == self.model_name:
             problems.append(
                 f"--compare_with is {self.compare_with}, the model itself: name another, or leave"

@@ -8,7 +8,7 @@ from typing import Literal
 
 from pydantic import Field
 
-from llama_recipes.cli.flags import read_flags
+from llama_recipes.cli.flags import no_model_named, read_flags
 from llama_recipes.configs.section import Section
 from llama_recipes.errors import ConfigError, guard
 from llama_recipes.export.encodings import Encoding
@@ -46,7 +46,7 @@ class ExportFlags(Section):
     def problems(self) -> list[str]:
         problems = []
         if not self.model_name:
-            problems.append(f"No model is named. Write its folder or name: {PROG} MODEL_NAME.")
+            problems.append(no_model_named(PROG))
         if not self.output:
             problems.append("--output is not given: name a .gguf file, or a folder.")
         elif self.dtype == "Q8_0" and Path(self.output).suffix.lower() != ".gguf":
@@ -69,7 +69,7 @@ def _export(argv: Sequence[str]) -> int:
     target = Path(flags.output).expanduser()
     share_processor()
 
-    from llama_recipes.export.convert import write_trained
+    from llama_recipes.cli.writing import write_trained
 
     write_trained(
         flags.model_name,
@@ -78,7 +78,6 @@ def _export(argv: Sequence[str]) -> int:
         base=flags.base_model or None,
         dtype=flags.dtype,
         compared=flags.compare,
-        say=lambda text: print(text, flush=True),
     )
     print(f"The model is in {target}.")
     return 0

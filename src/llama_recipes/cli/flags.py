@@ -89,6 +89,11 @@ def _take(
     return name, setting.read(text)
 
 
+def no_model_named(prog: str) -> str:
+    """The sentence about a command that a model's name is missing from."""
+    return f"No model is named. Write its folder or name: {prog} MODEL_NAME."
+
+
 def no_flag(name: str, known: Iterable[str], *, prog: str) -> str:
     """The sentence about a flag that nobody knows, with the nearest of those that are known."""
     near = did_you_mean(name, known).replace("mean ", "mean --")

@@ -64,7 +64,7 @@ def _merge(argv: Sequence[str]) -> int:
     target = Path(flags.output_dir).expanduser()
     share_processor()
 
-    from llama_recipes.export.convert import write_trained
+    from llama_recipes.cli.writing import write_trained
 
     write_trained(
         flags.model_name,
@@ -74,7 +74,6 @@ def _merge(argv: Sequence[str]) -> int:
         dtype=flags.dtype,
         compared=flags.compare,
         only_adapters=True,
-        say=lambda text: print(text, flush=True),
     )
     print(f"The model is in {target}. Talk to it: llama-recipes chat {target}")
     return 0

@@ -171,9 +171,7 @@ def split_off(store: TokenStore, fraction: float, *, seed: int) -> tuple[TokenSt
     order = np.random.default_rng(seed).permutation(len(store))
     return (
         store.subset(np.sort(order[held_out:])),
-        store.subset(
-            np.sort(order[:held_out]), report={"counts": {}, "highest_id": store.highest_id}
-        ),
+        store.subset(np.sort(order[:held_out]), report={**store.report, "counts": {}}),
     )
 
 

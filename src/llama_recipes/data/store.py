@@ -6,6 +6,7 @@ there completely or not at all.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import shutil
@@ -20,6 +21,7 @@ from numpy.typing import NDArray
 from llama_recipes.data.tokenize import IGNORE, Document
 
 _REPORT = "report.json"
+_DIGEST_BYTES = 16
 
 
 class DamagedStoreError(Exception):
@@ -30,7 +32,8 @@ class TokenStore:
     """Read-only documents of one split.
 
     lengths, supervised: tokens and trained tokens of each document, [documents] int64.
-    report: what preparing the data counted.
+    report: what preparing the data counted. digest: changes with any token or label, and with the
+    order of the documents.
     """
 
     def __init__(
@@ -45,6 +48,7 @@ class TokenStore:
         self._starts, self.lengths = offsets[:-1], np.diff(offsets)
         self.supervised = supervised
         self.report = report
+        self.digest: str = report["digest"]
 
     def __len__(self) -> int:
         return len(self.lengths)
@@ -66,6 +70,9 @@ class TokenStore:
         view._starts, view.lengths = self._starts[indices], self.lengths[indices]
         view.supervised = self.supervised[indices]
         view.report = self.report if report is None else report
+        chosen = hashlib.blake2b(self.digest.encode(), digest_size=_DIGEST_BYTES)
+        chosen.update(indices.astype("<i8").tobytes())
+        view.digest = chosen.hexdigest()
         return view
 
     @property
@@ -89,6 +96,7 @@ def open_store(folder: Path) -> TokenStore:
     whole = (
         isinstance(report, dict)
         and isinstance(report.get("highest_id"), int)
+        and isinstance(report.get("digest"), str)
         and len(offsets) == len(supervised) + 1
         and offsets[0] == 0
         and offsets[-1] == len(ids) == len(labels)
@@ -109,10 +117,8 @@ def write_store(
     folder.parent.mkdir(parents=True, exist_ok=True)
     draft = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
     try:
-        highest = _write_arrays(draft, documents)
-        (draft / _REPORT).write_text(
-            json.dumps({**report, "highest_id": highest}, indent=2), encoding="utf-8"
-        )
+        found = _write_arrays(draft, documents)
+        (draft / _REPORT).write_text(json.dumps({**report, **found}, indent=2), encoding="utf-8")
         for file in draft.iterdir():
             _sync(file)  # or a power cut after the rename leaves a store with empty files
         try:
@@ -126,9 +132,10 @@ def write_store(
     return open_store(folder)
 
 
-def _write_arrays(folder: Path, documents: Iterable[Document]) -> int:
-    """Write the four arrays; return the highest token id, −1 where there is none."""
+def _write_arrays(folder: Path, documents: Iterable[Document]) -> dict[str, Any]:
+    """Write the four arrays; return their digest and the highest token id, −1 without any."""
     highest, end = -1, 0
+    digest = hashlib.blake2b(digest_size=_DIGEST_BYTES)
     with (
         (folder / "input_ids.bin").open("wb") as ids,
         (folder / "labels.bin").open("wb") as labels,
@@ -137,14 +144,17 @@ def _write_arrays(folder: Path, documents: Iterable[Document]) -> int:
     ):
         offsets.write(np.int64(0).tobytes())
         for document in documents:
-            ids.write(document.input_ids.astype("<i4").tobytes())
-            labels.write(document.labels.astype("<i4").tobytes())
+            parts = [part.astype("<i4").tobytes() for part in (document.input_ids, document.labels)]
+            ids.write(parts[0])
+            labels.write(parts[1])
             end += len(document.input_ids)
-            offsets.write(np.int64(end).tobytes())
+            border = np.int64(end).tobytes()
+            offsets.write(border)
+            digest.update(b"".join([*parts, border]))
             supervised.write(np.int64(document.supervised).tobytes())
             trained = document.labels[document.labels != IGNORE]
             highest = max(highest, int(document.input_ids.max()), int(trained.max(initial=-1)))
-    return highest
+    return {"highest_id": highest, "digest": digest.hexdigest()}
 
 
 def _sync(path: Path) -> None:

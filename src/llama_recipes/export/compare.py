@@ -25,7 +25,7 @@ from llama_recipes.export.encodings import Encoding
 from llama_recipes.export.rounding import is_rounded
 from llama_recipes.export.trained import Trained, plain_model
 from llama_recipes.inference.generate import generate
-from llama_recipes.inference.load import Found, find, load_for_inference
+from llama_recipes.inference.load import Found, find, load
 from llama_recipes.inference.prompts import encode_prompt
 from llama_recipes.model.attention import DocumentAttention
 from llama_recipes.model.config import LlamaConfig
@@ -88,7 +88,7 @@ def compare(name: str, base: str | None, result: str, encoding: Encoding) -> Com
     report.problems += _ending_problems(trained, written)
     if not report.problems:
         _compare_weights(trained, written, encoding, report)
-        _compare_answers(trained, base, name, result, encoding, report)
+        _compare_answers(trained, written.found, encoding, report)
     return report
 
 
@@ -156,24 +156,19 @@ def _compare_weights(
 
 
 def _compare_answers(
-    trained: Trained,
-    base: str | None,
-    name: str,
-    result: str,
-    encoding: Encoding,
-    report: Comparison,
+    trained: Trained, written: Found, encoding: Encoding, report: Comparison
 ) -> None:
     """One model after the other, so that one alone is in memory."""
     found = trained.found
     prompts = _prompts(found)
-    model = _load(name, base, found)
+    model = _load(found)
     _compare_updates(model, trained, report)
     answers = _answers(model, prompts, found.tokenizer)
     documents = [prompt + answer for prompt, answer in zip(prompts, answers, strict=True)]
     expected = _logits(model, documents)
     del model
 
-    model = _load(result, None, find(result))
+    model = _load(written)
     got = _logits(model, documents)
     texts = _answers(model, prompts, found.tokenizer)
     report.tokens = len(expected)
@@ -196,10 +191,9 @@ def _prompts(found: Found) -> list[list[int]]:
     return [encode_prompt(text, found.prompt_format, found.tokenizer) for text in PROMPTS]
 
 
-def _load(name: str, base: str | None, found: Found) -> Llama:
+def _load(found: Found) -> Llama:
     stored = widest_dtype(found.source.tensors)
-    cpu = torch.device("cpu")
-    return load_for_inference(name, base=base, device=cpu, dtype=torch.float32, stored=stored).model
+    return load(found, device=torch.device("cpu"), dtype=torch.float32, stored=stored).model
 
 
 def _compare_updates(model: Llama, trained: Trained, report: Comparison) -> None:

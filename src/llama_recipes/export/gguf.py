@@ -16,13 +16,12 @@ from gguf.constants import GGML_QUANT_VERSION
 from gguf.quants import quantize
 
 from llama_recipes.data.tokenizer_to_gguf import gguf_tokenizer_metadata
-from llama_recipes.export.encodings import Encoding
+from llama_recipes.export.encodings import Q8_BLOCK, Encoding
 from llama_recipes.export.trained import Trained
 from llama_recipes.model.config import LlamaConfig, RopeConfig
 from llama_recipes.model.gguf_layout import ROPE_FACTORS, SETTINGS, gguf_name, neighbours, rotates
 from llama_recipes.model.rope import inverse_frequencies
 
-_Q8_BLOCK = 32
 _FILE_TYPES = {
     "F32": LlamaFileType.ALL_F32,
     "F16": LlamaFileType.MOSTLY_F16,
@@ -80,7 +79,7 @@ def tensor_type(shape: tuple[int, ...], encoding: Encoding) -> GGMLQuantizationT
     """Vectors are kept whole; a row that blocks do not fit into is kept in 16 bits."""
     if len(shape) == 1:
         return GGMLQuantizationType.F32
-    if encoding == "Q8_0" and shape[-1] % _Q8_BLOCK:
+    if encoding == "Q8_0" and shape[-1] % Q8_BLOCK:
         return GGMLQuantizationType.F16
     return GGMLQuantizationType[encoding]
 

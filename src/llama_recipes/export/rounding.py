@@ -8,10 +8,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from llama_recipes.export.encodings import Encoding
+from llama_recipes.export.encodings import Q8_BLOCK, Encoding
 from llama_recipes.export.trained import DTYPES
 
-Q8_BLOCK = 32
 _SLACK = 1e-6
 """Of a row's largest number: two processes may add up an update in another order."""
 

@@ -17,7 +17,6 @@ from llama_recipes.data.example import Format
 from llama_recipes.data.tokenizer import Tokenizer, holds_tokenizer, load_tokenizer
 from llama_recipes.errors import CheckpointError, ConfigError
 from llama_recipes.inference.prompts import default_format
-from llama_recipes.model.fingerprint import weights_fingerprint
 from llama_recipes.model.llama import Llama
 from llama_recipes.model.source import ModelSource, open_model
 from llama_recipes.model.vocabulary import with_vocabulary
@@ -32,18 +31,18 @@ _FORMATS: Final[Mapping[str, Format]] = {name: name for name in get_args(Format)
 class Found:
     """A model that was found; none of its weights has been read.
 
+    name: what the user calls it.
     source: the base model, with rows for the tokens that the adapter adds.
     adapter: the folder of the adapter on it, if there is one.
     quantization: how the base was kept when the adapter was trained.
-    results: the results.json of the run that made this; empty where no run did.
     """
 
+    name: str
     source: ModelSource
     adapter: Path | None
     tokenizer: Tokenizer
     quantization: Quantization | None
     prompt_format: Format
-    results: Mapping[str, Any]
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,23 +62,37 @@ def load_for_inference(
     prompt_format: Format | None = None,
     device: torch.device,
     dtype: torch.dtype,
-    stored: torch.dtype | None = None,
 ) -> Loaded:
-    """Load what `name` says; everything is computed in `dtype`.
+    """Find what `name` says, and load it.
 
     base: the model that an adapter is put on, where it is not the one that the adapter names.
     prompt_format: where prompts are not to be written as in training.
+    Raises CheckpointError and ConfigError.
+    """
+    found = find(name, base=base)
+    return load(found, prompt_format=prompt_format, device=device, dtype=dtype)
+
+
+def load(
+    found: Found,
+    *,
+    prompt_format: Format | None = None,
+    device: torch.device,
+    dtype: torch.dtype,
+    stored: torch.dtype | None = None,
+) -> Loaded:
+    """Read the weights of a model; everything is computed in `dtype`.
+
     stored: what weights are kept in, where not in `dtype`.
     An adapter stays beside its base's weights: added to them, it would be rounded with them, and
     answers would not be those of training; for the same reason a base that was quantised then is
     quantised now. Raises CheckpointError and ConfigError.
     """
-    found = find(name, base=base)
     return Loaded(
         model=_build(found, device=device, dtype=dtype, stored=stored or dtype),
         tokenizer=found.tokenizer,
         prompt_format=prompt_format or found.prompt_format,
-        name=name,
+        name=found.name,
     )
 
 
@@ -101,12 +114,12 @@ def find(name: str, *, base: str | None = None) -> Found:
     trained = _results_of(folder)
     tokenizer = load_tokenizer(folder if has_its_own else source.path)
     return Found(
+        name=name,
         source=source,
         adapter=adapter,
         tokenizer=tokenizer,
         quantization=None if adapter is None else _quantization(trained),
         prompt_format=_format(trained) or default_format(tokenizer),
-        results=trained,
     )
 
 
@@ -117,7 +130,7 @@ def base_of(folder: Path, base: str | None = None) -> ModelSource:
     for another model than the one that the adapter was trained on.
     """
     source = _named_base(folder, base)
-    check_base(folder, weights_fingerprint(source.tensors), name=base or source.name)
+    check_base(folder, source.tensors, name=base or source.name)
     return with_vocabulary(source, read_header(folder).vocab_size)
 
 

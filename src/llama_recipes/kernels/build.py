@@ -32,8 +32,12 @@ INSTRUCTION_SETS = {
 }
 """Name → what the compiler is told; the best first."""
 
-EMULATED_TILES = "emulated_tiles"
-"""AMX's instructions in plain C++: for tests of the code around them on any processor."""
+EMULATED = {
+    "emulated_amx": (*_AVX2, "-DEMULATED_LANES", "-DEMULATED_TILES"),
+    "emulated_avx512": (*_AVX2, "-DEMULATED_LANES"),
+}
+"""AVX-512's vectors in halves and AMX's instructions in plain C++: for tests, on processors that
+have neither, of the code that is built on them."""
 
 _REQUIRED = {
     "amx": {"amx_tile", "amx_bf16", "avx512_bf16"},
@@ -68,7 +72,8 @@ def build(instruction_set: str) -> Path:
     compiler = next((path for name in _COMPILERS if (path := shutil.which(name))), None)
     if compiler is None:
         raise BuildError(f"no C++ compiler was found (tried {', '.join(_COMPILERS)}; install g++)")
-    command = [compiler, *_OPTIONS, *_ARITHMETIC, *_instructions(instruction_set)]
+    instructions = {**INSTRUCTION_SETS, **EMULATED}[instruction_set]
+    command = [compiler, *_OPTIONS, *_ARITHMETIC, *instructions]
     sources = sorted(NATIVE.glob("*.cpp"))
     digest = hashlib.sha256(repr([*command, _version(compiler), *_openmp()]).encode())
     for file in sorted(NATIVE.iterdir()):
@@ -82,12 +87,6 @@ def build(instruction_set: str) -> Path:
         except OSError as error:
             raise BuildError(f"{folder} cannot be written to ({error.strerror})") from error
     return library
-
-
-def _instructions(instruction_set: str) -> tuple[str, ...]:
-    if instruction_set == EMULATED_TILES:
-        return (*_AVX2, "-DEMULATED_TILES")
-    return INSTRUCTION_SETS[instruction_set]
 
 
 def _version(compiler: str) -> str:

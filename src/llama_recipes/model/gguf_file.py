@@ -22,8 +22,8 @@ from llama_recipes.model.config import LlamaConfig, RopeConfig
 from llama_recipes.model.gguf_layout import (
     ROPE_FACTORS,
     SETTINGS,
-    checkpoint_key,
     halves,
+    hf_key,
     rotates,
 )
 from llama_recipes.model.rope import inverse_frequencies
@@ -49,9 +49,7 @@ class GgufTensors:
         self._path = header.path
         self._head_dim = head_dim
         self._tensors = {
-            checkpoint_key(name): tensor
-            for name, tensor in header.tensors.items()
-            if name != ROPE_FACTORS
+            hf_key(name): tensor for name, tensor in header.tensors.items() if name != ROPE_FACTORS
         }
         self.shapes = {key: tensor.shape for key, tensor in self._tensors.items()}
 

@@ -37,7 +37,7 @@ _LAYER_KEYS = {
 _NAMES = {key: name for name, key in (_MODEL_KEYS | _LAYER_KEYS).items()}
 
 
-def checkpoint_key(name: str) -> str:
+def hf_key(name: str) -> str:
     """GGUF's name of a tensor → Hugging Face's key; one without a key keeps its name."""
     stem, _, suffix = name.rpartition(".")
     if stem in _MODEL_KEYS:

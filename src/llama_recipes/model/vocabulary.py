@@ -9,10 +9,7 @@ import torch
 from torch import Tensor
 
 from llama_recipes.model.source import ModelSource
-from llama_recipes.model.weights import TensorSource, row_ranges
-
-EMBEDDING, HEAD = "model.embed_tokens.weight", "lm_head.weight"
-"""The tensors that have a row for every token; a model that ties them has the first alone."""
+from llama_recipes.model.weights import EMBEDDING, HEAD, TensorSource, row_ranges
 
 
 class GrownVocabulary:

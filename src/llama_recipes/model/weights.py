@@ -20,6 +20,9 @@ _ENCODED_ELEMENTS = 1 << 18
 
 _LISTED = 20
 
+EMBEDDING, HEAD = "model.embed_tokens.weight", "lm_head.weight"
+"""The tensors that have a row for every token; a model that ties them has the first alone."""
+
 
 class TensorSource(Protocol):
     """A checkpoint: what is in it, without reading it, and any rows of it."""
@@ -45,7 +48,7 @@ def widest_dtype(tensors: TensorSource) -> torch.dtype:
 
 
 @runtime_checkable
-class Encoding(Protocol):
+class EncodedLayer(Protocol):
     """A layer that keeps its weight in another form than checkpoints do.
 
     shapes: of the tensors in a checkpoint that it encodes, by the last part of their keys.
@@ -74,7 +77,7 @@ def load_weights(
     check_weights(model, tensors, skip=skip)
     for key, (owner, leaf, shape) in _places(model, skip).items():
         chunks = row_ranges(shape)
-        if isinstance(owner, Encoding) and leaf in owner.shapes:
+        if isinstance(owner, EncodedLayer) and leaf in owner.shapes:
             few = max(1, _ENCODED_ELEMENTS // shape[1])
             pieces = (
                 piece for rows in chunks for piece in torch.split(tensors.read(key, *rows), few)
@@ -99,8 +102,8 @@ def check_weights(model: nn.Module, tensors: TensorSource, *, skip: Collection[s
     found = tensors.shapes
     missing = [key for key in places if key not in found]
     extra = [key for key in found if key not in places and not _is_no_weight(key)]
-    if "lm_head.weight" in extra and _is_copy_of_embedding(tensors):
-        extra.remove("lm_head.weight")
+    if HEAD in extra and _is_copy_of_embedding(tensors):
+        extra.remove(HEAD)
     wrong = [
         f"{key} is {_size(found[key])} and should be {_size(shape)}"
         for key, (_, _, shape) in places.items()
@@ -141,8 +144,8 @@ def _places(model: nn.Module, skip: Collection[str]) -> dict[str, Place]:
 
 
 def _own_places(layer: nn.Module, prefix: str) -> Iterator[tuple[str, Place]]:
-    encoded = layer.parts if isinstance(layer, Encoding) else ()
-    if isinstance(layer, Encoding):
+    encoded = layer.parts if isinstance(layer, EncodedLayer) else ()
+    if isinstance(layer, EncodedLayer):
         for leaf, shape in layer.shapes.items():
             yield prefix + leaf, (layer, leaf, shape)
     for leaf, parameter in layer.named_parameters(recurse=False):
@@ -172,10 +175,9 @@ def _is_copy_of_embedding(tensors: TensorSource) -> bool:
 
     One that differs would be a model whose configuration is wrong, so it is compared.
     """
-    head, embedding = "lm_head.weight", "model.embed_tokens.weight"
-    shape = tensors.shapes[head]
-    return shape == tensors.shapes.get(embedding) and all(
-        torch.equal(tensors.read(head, *rows), tensors.read(embedding, *rows))
+    shape = tensors.shapes[HEAD]
+    return shape == tensors.shapes.get(EMBEDDING) and all(
+        torch.equal(tensors.read(HEAD, *rows), tensors.read(EMBEDDING, *rows))
         for rows in row_ranges(shape)
     )
 

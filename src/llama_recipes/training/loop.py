@@ -125,7 +125,6 @@ class Run:
             first_epoch=progress.epoch,
             first_batch=progress.batch,
         ):
-            self.random = RandomState.now(self.device)
             self._step(window)
             progress.batch += len(window.batches)
             progress.unfinished, progress.ends_epoch = True, window.ends_epoch

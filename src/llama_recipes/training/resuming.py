@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -26,33 +25,27 @@ _DECIDES = {
         *("mixed_precision", "use_peft", "peft_method", "freeze_layers", "num_freeze_layers"),
         *("quantization", "truncation", "train_on_prompt", "dataset"),
     ),
-    "lora_config": (
-        *("r", "lora_alpha", "target_modules", "bias", "lora_dropout", "use_rslora"),
-        "modules_to_save",
-    ),
-    "llama_adapter_config": ("adapter_len", "adapter_layers"),
-    "prefix_config": ("num_virtual_tokens",),
-    "quantization_config": ("quant_type", "use_double_quant"),
     "fsdp_config": ("pure_bf16", "optimizer", "use_kahan_summation"),
 }
-"""Settings that a run goes on with as it began. How long it trains, what it evaluates and saves may
-change, and where inputs lie: of these what counts is what is in them."""
-
-_PEFT = {"lora": "lora_config", "llama_adapter": "llama_adapter_config", "prefix": "prefix_config"}
+"""Settings that a run goes on with as it began, beside all those of its adapter and quantisation.
+How long it trains, what it evaluates and saves may change, and where inputs lie: of these what
+counts is what is in them."""
 
 
 def identity(
     config: RunConfig, *, model: str, tokenizer: str, data: TokenStore
 ) -> dict[str, dict[str, Any]]:
     """What has to be the same. model, tokenizer: fingerprints."""
+    train = config.train_config
+    whole = [f"{train.peft_method}_config"] if train.use_peft else []
+    whole += ["quantization_config"] if train.quantization == "4bit" else []
+    decides = _DECIDES | {name: tuple(type(config.section(name)).model_fields) for name in whole}
     settings = {
         f"{section}.{name}": getattr(config.section(section), name)
-        for section, names in _DECIDES.items()
+        for section, names in decides.items()
         for name in names
-        if section not in _PEFT.values()
-        or (config.train_config.use_peft and section == _PEFT[config.train_config.peft_method])
     }
-    inputs = {"model": model, "tokenizer": tokenizer, "training data": _digest(data)}
+    inputs = {"model": model, "tokenizer": tokenizer, "training data": data.digest}
     return {"settings": settings, "inputs": inputs}
 
 
@@ -112,14 +105,3 @@ def refuse_drift(
             " --resume_with_changes to go on all the same.",
         )
     return found
-
-
-def _digest(store: TokenStore) -> str:
-    """Of all documents, in their order."""
-    digest = hashlib.blake2b(digest_size=16)
-    for number in range(len(store)):
-        document = store.document(number)
-        digest.update(len(document.input_ids).to_bytes(8, "little"))
-        digest.update(document.input_ids.tobytes())
-        digest.update(document.labels.tobytes())
-    return digest.hexdigest()

@@ -1,0 +1,69 @@
+"""What merge and export share: find a trained model, say what will be written, and write it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Literal
+
+from llama_recipes.errors import ConfigError
+from llama_recipes.export.convert import convert, is_gguf
+from llama_recipes.export.encodings import Encoding
+from llama_recipes.export.trained import plain_model
+from llama_recipes.inference.load import find
+
+
+def write_trained(
+    name: str,
+    target: Path,
+    *,
+    flag: str,
+    base: str | None,
+    dtype: Literal["auto"] | Encoding,
+    compared: bool,
+    only_adapters: bool = False,
+) -> None:
+    """Find what `name` and `base` say, and `convert` it; `flag` is how the target was given.
+
+    only_adapters: refuse what needs no merging. Raises ConfigError and CheckpointError.
+    """
+    target = target.absolute()
+    _refuse_taken(target, flag)
+    found = find(name, base=base)
+    if only_adapters and found.adapter is None:
+        raise ConfigError(
+            f"{name} is no adapter: there is nothing to merge. To write it in another format, use"
+            " llama-recipes export."
+        )
+    trained = plain_model(found)
+    encoding = trained.own_encoding() if dtype == "auto" else dtype
+    if found.quantization is not None:
+        _say(
+            f"The base was kept in {found.quantization.bits} bits in training; its weights become"
+            f" {encoding} again, with the values that the adapter was trained on."
+        )
+    made_of = f"{found.source.name} and {found.adapter}" if found.adapter else found.source.name
+    _say(f"Writing {made_of} to {target}, weights in {encoding} …")
+    convert(trained, target, encoding, name=name, base=base, compared=compared, say=_say)
+
+
+def _say(text: str) -> None:
+    print(text, flush=True)
+
+
+def _refuse_taken(target: Path, flag: str) -> None:
+    """Raises ConfigError where something stands at `target`: no model is written over."""
+    empty = target.is_dir() and not is_gguf(target) and not any(target.iterdir())
+    replaceable = empty and not target.is_symlink() and not target.is_mount()
+    if (target.exists() or target.is_symlink()) and not replaceable:
+        raise ConfigError(
+            f"{flag} {target} {_what_stands_there(target)}, and nothing is written over. Name"
+            " another place, or remove what is there."
+        )
+
+
+def _what_stands_there(target: Path) -> str:
+    if target.is_symlink():
+        return "is a link"
+    if target.is_mount():
+        return "is a mount point"
+    return "is not empty" if target.is_dir() else "is there already"
