@@ -19,7 +19,7 @@ from llama_recipes.configs.peft import LoraConfig
 from llama_recipes.errors import CheckpointError, ConfigError
 from llama_recipes.model.attention import DocumentAttention
 from llama_recipes.model.llama import Linear, Llama
-from llama_recipes.model.weights import count_parameters
+from llama_recipes.model.weights import all_rows, count_parameters
 from llama_recipes.quantization.linear import FourBitLinear, Int8Linear
 from llama_recipes.quantization.select import Quantization, quantize, quantized_layer
 from support.adapted import saved
@@ -40,15 +40,16 @@ def plain(rows: int, inputs: int, *, bias: bool = False) -> Linear:
     return layer.requires_grad_(False)
 
 
-def in_chunks(weight: Tensor, rows: int = 37) -> list[Tensor]:
-    return [weight[start : start + rows] for start in range(0, len(weight), rows)]
+def in_chunks(weight: Tensor, rows: int = 37) -> list[tuple[int, Tensor]]:
+    return [(start, weight[start : start + rows]) for start in range(0, len(weight), rows)]
 
 
 def four_bits(layer: Linear, quant_type: str, *, double: bool) -> FourBitLinear:
     with torch.device("meta"):
         encoded = FourBitLinear(layer, quant_type=quant_type, double_quant=double)
+    encoded.to_empty(device=CPU)
     encoded.bias = layer.bias
-    encoded.encode(in_chunks(layer.weight), CPU)
+    encoded.encode(in_chunks(layer.weight), all_rows)
     return encoded
 
 
@@ -72,7 +73,8 @@ def test_8_bit_values_are_bitsandbytes(shape):
     layer = plain(*shape)
     with torch.device("meta"):
         encoded = Int8Linear(layer)
-    encoded.encode(in_chunks(layer.weight), CPU)
+    encoded.to_empty(device=CPU)
+    encoded.encode(in_chunks(layer.weight), all_rows)
     theirs = Int8Params(layer.weight.data.clone(), requires_grad=False).to("cpu")
     if theirs.SCB is None:  # this version quantises on a CPU with the first product only
         numbers, highest, _ = torch.ops.bitsandbytes.int8_vectorwise_quant(layer.weight.half())
@@ -117,7 +119,7 @@ def test_what_is_kept_for_the_backward_pass_is_encoded(kind):
 def test_a_bias_is_added_and_not_quantised(kind):
     layer = plain(128, 64, bias=True)
     encoded = quantized_layer(layer, KINDS[kind])
-    encoded.encode([layer.weight], CPU)
+    encoded.encode([(0, layer.weight)], all_rows)
     without = encoded.dequantized()
     assert torch.equal(without.bias, layer.bias)
     x = torch.randn(3, 64)

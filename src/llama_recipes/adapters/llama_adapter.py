@@ -18,6 +18,7 @@ from llama_recipes.configs.peft import LlamaAdapterConfig
 from llama_recipes.errors import ConfigError
 from llama_recipes.model.attention import AttentionFn, Prefix
 from llama_recipes.model.llama import Attention, Llama
+from llama_recipes.model.weights import OwnRows, all_rows, set_values
 
 
 class AdaptedAttention(nn.Module):
@@ -81,15 +82,16 @@ def add_llama_adapter(model: Llama, config: LlamaAdapterConfig) -> None:
         layer.self_attn = wrapped  # type: ignore[assignment]
 
 
-@torch.no_grad()
-def start_llama_adapter(model: Llama, *, seed: int, device: torch.device) -> None:
+def start_llama_adapter(
+    model: Llama, *, seed: int, device: torch.device, own: OwnRows = all_rows
+) -> None:
     """Prompts from a standard normal distribution, gates zero: the first output is the base's own.
 
-    Drawn on the CPU from `seed`, so that the start is the same on every device.
+    Drawn on the CPU from `seed`, so that the start is the same on every device. own: what this
+    process keeps of a parameter.
     """
     generator = torch.Generator().manual_seed(seed)
     for _, module in modules_of(model, AdaptedAttention):
-        prompt, gate = module.adaption_prompt, module.adaption_gate
-        drawn = torch.empty(prompt.shape).normal_(generator=generator)
-        module.adaption_prompt = nn.Parameter(drawn.to(device, prompt.dtype))
-        module.adaption_gate = nn.Parameter(torch.zeros(1, device=device, dtype=gate.dtype))
+        drawn = torch.empty(module.adaption_prompt.shape).normal_(generator=generator)
+        set_values(module, "adaption_prompt", drawn, device=device, own=own)
+        set_values(module, "adaption_gate", torch.zeros(1), device=device, own=own)

@@ -21,7 +21,7 @@ from llama_recipes.errors import ConfigError
 from llama_recipes.kernels import library
 from llama_recipes.kernels.layers import add_low_rank
 from llama_recipes.model.llama import Linear, Llama
-from llama_recipes.model.weights import EMBEDDING, HEAD
+from llama_recipes.model.weights import EMBEDDING, HEAD, OwnRows, all_rows, set_values
 from llama_recipes.quantization.linear import FourBitLinear, Int8Linear
 
 LINEAR_NAMES = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
@@ -138,16 +138,18 @@ def lora_layers(model: Llama) -> Iterator[tuple[str, LoraLinear]]:
     return modules_of(model, LoraLinear)
 
 
-@torch.no_grad()
-def initialise_lora(model: Llama, *, seed: int, device: torch.device) -> None:
+def initialise_lora(
+    model: Llama, *, seed: int, device: torch.device, own: OwnRows = all_rows
+) -> None:
     """A uniform as a fresh linear layer's, B zero: the first output is the base model's own.
 
-    Drawn on the CPU from `seed`, so that the start is the same on every device.
+    Drawn on the CPU from `seed`, so that the start is the same on every device. own: what this
+    process keeps of a parameter.
     """
     generator = torch.Generator().manual_seed(seed)
     for _, layer in lora_layers(model):
-        a, b = layer.lora_A.weight, layer.lora_B.weight
-        drawn = torch.empty(a.shape)
+        drawn = torch.empty(layer.lora_A.weight.shape)
         nn.init.kaiming_uniform_(drawn, a=math.sqrt(5), generator=generator)
-        layer.lora_A.weight = nn.Parameter(drawn.to(device, a.dtype))
-        layer.lora_B.weight = nn.Parameter(torch.zeros(b.shape, device=device, dtype=b.dtype))
+        zeros = torch.zeros(layer.lora_B.weight.shape)
+        set_values(layer.lora_A, "weight", drawn, device=device, own=own)
+        set_values(layer.lora_B, "weight", zeros, device=device, own=own)

@@ -15,7 +15,7 @@ from llama_recipes.configs.peft import LoraConfig
 from llama_recipes.errors import CheckpointError
 from llama_recipes.model.config import LlamaConfig
 from llama_recipes.model.llama import Linear, Llama
-from llama_recipes.model.weights import TensorSource
+from llama_recipes.model.weights import TensorSource, all_rows
 from llama_recipes.quantization.select import Quantization, quantize, quantized_layer
 
 
@@ -70,5 +70,5 @@ class MergedTensors:
             return self._base.read(key, start, stop).float()
         outputs, inputs = self.shapes[key]
         layer = quantized_layer(Linear(inputs, outputs), self._how)
-        layer.encode([self._base.read(key).float()], torch.device("cpu"))
+        layer.encode([(0, self._base.read(key).float())], all_rows)
         return layer.dequantized().weight[start:stop]

@@ -9,7 +9,7 @@ Shapes: P virtual tokens, K key/value heads, d head dimension, L decoder layers.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -27,7 +27,7 @@ from llama_recipes.errors import CheckpointError
 from llama_recipes.model.fingerprint import weights_fingerprint
 from llama_recipes.model.llama import Llama
 from llama_recipes.model.safetensors_folder import save_tensors
-from llama_recipes.model.weights import EMBEDDING, HEAD, TensorSource
+from llama_recipes.model.weights import EMBEDDING, HEAD, OwnRows, TensorSource, all_rows, copy_rows
 
 WEIGHTS_FILE = "adapter_model.safetensors"
 _PREFIX = "base_model.model."
@@ -105,10 +105,15 @@ def _sort_metadata(path: Path) -> None:
         )
 
 
-def adapter_tensors(model: Llama, config: AdapterConfig) -> dict[str, Tensor]:
-    """Every weight of the adapter under peft's key, in float32 on the CPU."""
-    tensors = {key: p.detach() for key, p in _parameters(model, config).items()}
-    layers = [layer.prefix.detach() for _, layer in modules_of(model, PrefixAttention)]
+def adapter_tensors(
+    model: Llama, config: AdapterConfig, *, whole: Callable[[Tensor], Tensor] = Tensor.detach
+) -> dict[str, Tensor]:
+    """Every weight of the adapter under peft's key, in float32 on the CPU.
+
+    whole: a parameter → all its rows, for one that several processes share.
+    """
+    tensors = {key: whole(p) for key, p in _parameters(model, config).items()}
+    layers = [whole(layer.prefix) for _, layer in modules_of(model, PrefixAttention)]
     if layers:
         tensors[_PROMPTS] = torch.stack(layers, dim=1).flatten(1)  # [P, L, 2, K, d]
     # A copy each: safetensors refuses two keys of one weight.
@@ -148,19 +153,23 @@ def read_tensors(model: Llama, config: AdapterConfig, folder: Path) -> dict[str,
 
 
 @torch.no_grad()
-def load_adapter_weights(model: Llama, config: AdapterConfig, folder: Path) -> None:
+def load_adapter_weights(
+    model: Llama, config: AdapterConfig, folder: Path, *, own: OwnRows = all_rows
+) -> None:
     """Copy an adapter's weights into a model that `adapt` has rewritten with its settings.
+
+    own: what this process keeps of a parameter.
 
     Raises CheckpointError that lists every missing, extra or misshapen tensor.
     """
     stored = _fitting(model, config, folder)
     parameters = _parameters(model, config)
     for key, parameter in parameters.items():
-        parameter.copy_(stored[key])
+        copy_rows(*own(parameter), stored[key], 0)
     prefixes = [layer for _, layer in modules_of(model, PrefixAttention)]
     if prefixes:
         for layer, values in zip(prefixes, stored[_PROMPTS].chunk(len(prefixes), 1), strict=True):
-            layer.prefix.copy_(values.reshape(layer.prefix.shape))
+            copy_rows(*own(layer.prefix), values.reshape(layer.prefix.shape), 0)
 
 
 def _fitting(model: Llama, config: AdapterConfig, folder: Path) -> dict[str, Tensor]:

@@ -19,6 +19,7 @@ from llama_recipes.model.attention import AttentionFn
 from llama_recipes.model.config import RopeConfig
 from llama_recipes.model.llama import Attention, Llama
 from llama_recipes.model.rope import rotate, rotation_table
+from llama_recipes.model.weights import OwnRows, all_rows, set_values
 
 _DEVIATION = 0.02
 """Of the first values. Our choice: peft draws them with 1; which learns better is not measured."""
@@ -62,10 +63,12 @@ def add_prefix(model: Llama, config: PrefixConfig) -> None:
         layer.self_attn = wrapped  # type: ignore[assignment]
 
 
-@torch.no_grad()
-def start_prefix(model: Llama, *, seed: int, device: torch.device) -> None:
-    """Small random numbers, drawn on the CPU from `seed`: the same start on every device."""
+def start_prefix(model: Llama, *, seed: int, device: torch.device, own: OwnRows = all_rows) -> None:
+    """Small random numbers, drawn on the CPU from `seed`: the same start on every device.
+
+    own: what this process keeps of a parameter.
+    """
     generator = torch.Generator().manual_seed(seed)
     for _, module in modules_of(model, PrefixAttention):
         drawn = torch.empty(module.prefix.shape).normal_(std=_DEVIATION, generator=generator)
-        module.prefix = nn.Parameter(drawn.to(device, module.prefix.dtype))
+        set_values(module, "prefix", drawn, device=device, own=own)

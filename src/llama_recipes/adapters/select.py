@@ -16,6 +16,7 @@ from llama_recipes.configs.peft import AdapterConfig, LlamaAdapterConfig, LoraCo
 from llama_recipes.configs.run import RunConfig
 from llama_recipes.configs.section import is_given
 from llama_recipes.model.llama import Llama
+from llama_recipes.model.weights import OwnRows, all_rows
 
 _METHODS: Mapping[str, type[AdapterConfig]] = {
     "lora": LoraConfig,
@@ -69,14 +70,23 @@ def adapt(model: Llama, adapter: AdapterConfig | None) -> set[str]:
 
 
 def start_adapter(
-    model: Llama, adapter: AdapterConfig, *, checkpoint: str, seed: int, device: torch.device
+    model: Llama,
+    adapter: AdapterConfig,
+    *,
+    checkpoint: str,
+    seed: int,
+    device: torch.device,
+    own: OwnRows = all_rows,
 ) -> None:
-    """Give the adapter's parameters their first values: fresh ones, or those of `checkpoint`."""
+    """Give the adapter's parameters their first values: fresh ones, or those of `checkpoint`.
+
+    own: what this process keeps of a parameter.
+    """
     if isinstance(adapter, LoraConfig):
-        initialise_lora(model, seed=seed, device=device)
+        initialise_lora(model, seed=seed, device=device, own=own)
     elif isinstance(adapter, LlamaAdapterConfig):
-        start_llama_adapter(model, seed=seed, device=device)
+        start_llama_adapter(model, seed=seed, device=device, own=own)
     else:
-        start_prefix(model, seed=seed, device=device)
+        start_prefix(model, seed=seed, device=device, own=own)
     if is_given(checkpoint):
-        load_adapter_weights(model, adapter, Path(checkpoint).expanduser())
+        load_adapter_weights(model, adapter, Path(checkpoint).expanduser(), own=own)

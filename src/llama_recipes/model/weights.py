@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from functools import reduce
 from typing import Protocol, runtime_checkable
 
@@ -47,19 +47,30 @@ def widest_dtype(tensors: TensorSource) -> torch.dtype:
     return reduce(torch.promote_types, stored)
 
 
+OwnRows = Callable[[Tensor], tuple[Tensor, int]]
+"""A parameter → the rows of it that this process keeps, and the number of the first of them."""
+
+
+def all_rows(parameter: Tensor) -> tuple[Tensor, int]:
+    """What a process that shares the model with no other keeps."""
+    return parameter.detach(), 0
+
+
 @runtime_checkable
 class EncodedLayer(Protocol):
     """A layer that keeps its weight in another form than checkpoints do.
 
     shapes: of the tensors in a checkpoint that it encodes, by the last part of their keys.
-    parts: names of the parameters that it keeps them in.
+    parts: names of the parameters that it keeps them in. needs_all_rows: whether what one row
+    becomes depends on the others.
     """
 
     shapes: Mapping[str, tuple[int, ...]]
     parts: tuple[str, ...]
+    needs_all_rows: bool
 
-    def encode(self, rows: Iterable[Tensor], device: torch.device) -> None:
-        """Take the rows of the checkpoint's weight in order, some at a time."""
+    def encode(self, rows: Iterable[tuple[int, Tensor]], own: OwnRows) -> None:
+        """Take rows of the checkpoint's weight in order, some at a time, each with its number."""
 
 
 def load_weights(
@@ -68,27 +79,66 @@ def load_weights(
     *,
     device: torch.device,
     skip: Collection[str] = (),
+    own: OwnRows = all_rows,
+    every_row: bool = False,
 ) -> None:
     """Give every parameter its values from `tensors`, in the parameter's own dtype, on `device`.
 
     skip: names of parameters that no checkpoint of the base model holds, those of adapters.
+    own: what is kept here; no other row is read, but where `every_row`.
     Raises CheckpointError as `check_weights` does, before reading any.
     """
     check_weights(model, tensors, skip=skip)
     for key, (owner, leaf, shape) in _places(model, skip).items():
-        chunks = row_ranges(shape)
-        if isinstance(owner, EncodedLayer) and leaf in owner.shapes:
+        encoder = owner if isinstance(owner, EncodedLayer) and leaf in owner.shapes else None
+        for part in encoder.parts if encoder else (leaf,):
+            materialised(owner, part, device)
+        rows, first = own(getattr(owner, leaf))
+        wanted = (first, first + len(rows))
+        if every_row or (encoder and encoder.needs_all_rows):
+            wanted = (0, shape[0])
+        ranges = row_ranges(shape, *wanted)
+        if encoder:
             few = max(1, _ENCODED_ELEMENTS // shape[1])
-            pieces = (
-                piece for rows in chunks for piece in torch.split(tensors.read(key, *rows), few)
-            )
-            owner.encode(pieces, device)
+            encoder.encode(_pieces(tensors, key, ranges, few), own)
             continue
-        blank = getattr(owner, leaf)
-        filled = torch.empty(shape, dtype=blank.dtype, device=device)
-        for start, stop in chunks:
-            filled[start:stop].copy_(tensors.read(key, start, stop))
-        setattr(owner, leaf, nn.Parameter(filled, requires_grad=blank.requires_grad))
+        for start, stop in ranges:
+            # Not bound to a name: it would live until the next one is read.
+            copy_rows(rows, first, tensors.read(key, start, stop), start)
+
+
+def materialised(owner: nn.Module, leaf: str, device: torch.device) -> nn.Parameter:
+    """A parameter of `owner`; one that was on meta has memory on `device` from then on."""
+    blank: nn.Parameter = getattr(owner, leaf)
+    if blank.is_meta:
+        empty = torch.empty_like(blank, device=device)
+        setattr(owner, leaf, nn.Parameter(empty, requires_grad=blank.requires_grad))
+    made: nn.Parameter = getattr(owner, leaf)
+    return made
+
+
+@torch.no_grad()
+def set_values(
+    owner: nn.Module, leaf: str, values: Tensor, *, device: torch.device, own: OwnRows
+) -> None:
+    """Give a parameter of `owner`, of which this process keeps some rows, its values."""
+    copy_rows(*own(materialised(owner, leaf, device)), values, 0)
+
+
+def copy_rows(target: Tensor, first: int, rows: Tensor, start: int) -> None:
+    """Copy what of `rows`, numbered from `start`, belongs to `target`, numbered from `first`."""
+    low, high = max(first, start), min(first + len(target), start + len(rows))
+    if low < high:
+        target[low - first : high - first].copy_(rows[low - start : high - start])
+
+
+def _pieces(
+    tensors: TensorSource, key: str, ranges: Iterable[tuple[int, int]], rows: int
+) -> Iterator[tuple[int, Tensor]]:
+    """Read `ranges`, and give at most `rows` at a time, each with the number of the first."""
+    for start, stop in ranges:
+        read = tensors.read(key, start, stop)
+        yield from zip(range(start, stop, rows), torch.split(read, rows), strict=True)
 
 
 def count_parameters(model: nn.Module) -> int:
@@ -158,11 +208,13 @@ def checkpoint_key(name: str) -> str:
     return ".".join(part for part in name.split(".") if part != "base")
 
 
-def row_ranges(shape: tuple[int, ...]) -> list[tuple[int, int]]:
-    """Ranges of rows that cover a tensor, each of about `_CHUNK_ELEMENTS`."""
-    rows = shape[0]
-    step = max(1, _CHUNK_ELEMENTS * rows // max(1, torch.Size(shape).numel()))
-    return [(start, min(start + step, rows)) for start in range(0, rows, step)]
+def row_ranges(
+    shape: tuple[int, ...], start: int = 0, stop: int | None = None
+) -> list[tuple[int, int]]:
+    """Ranges of rows that cover a tensor, or what is asked for of it: `_CHUNK_ELEMENTS` in each."""
+    stop = shape[0] if stop is None else stop
+    step = max(1, _CHUNK_ELEMENTS * shape[0] // max(1, torch.Size(shape).numel()))
+    return [(low, min(low + step, stop)) for low in range(start, stop, step)]
 
 
 def _is_no_weight(key: str) -> bool:

@@ -22,6 +22,7 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
 from llama_recipes.model.llama import Linear
+from llama_recipes.model.weights import OwnRows, copy_rows
 
 QuantType = Literal["nf4", "fp4"]
 
@@ -36,6 +37,7 @@ class Int8Linear(nn.Module):
     """x [N, I] → [N, O] with weights in 8 bits; built on meta, filled by `encode`."""
 
     parts = ("weight", "scale")
+    needs_all_rows = False
 
     def __init__(self, replaced: Linear) -> None:
         super().__init__()
@@ -50,10 +52,13 @@ class Int8Linear(nn.Module):
         y = frozen_linear(x, _as_dtype, self.weight) * self.scale.to(x.dtype)
         return y if self.bias is None else y + self.bias.to(x.dtype)
 
-    def encode(self, rows: Iterable[Tensor], device: torch.device) -> None:
-        """Take the rows of a checkpoint's weight in order, some [·, I] at a time."""
-        numbers, scales = _gather((_to_int8(some.to(device)) for some in rows), self.out_features)
-        self.weight, self.scale = _parameter(numbers), _parameter(scales)
+    def encode(self, rows: Iterable[tuple[int, Tensor]], own: OwnRows) -> None:
+        """Take rows [·, I] of a checkpoint's weight in order, each with the first one's number."""
+        (weight, first), (scale, _) = own(self.weight), own(self.scale)
+        for start, some in rows:
+            numbers, scales = _to_int8(some.to(weight.device))
+            copy_rows(weight, first, numbers, start)
+            copy_rows(scale, first, scales, start)
 
     def dequantized(self) -> Linear:
         """A plain layer with the weights that this one computes with, in fp32."""
@@ -88,16 +93,25 @@ class FourBitLinear(nn.Module):
         y = frozen_linear(x, self._decode, *(getattr(self, part) for part in self.parts))
         return y if self.bias is None else y + self.bias.to(x.dtype)
 
-    def encode(self, rows: Iterable[Tensor], device: torch.device) -> None:
-        """Take the rows of a checkpoint's weight in order, some [·, I] at a time."""
-        packed, scales = _gather(
-            (self._quantize(some.to(device)) for some in rows), self.out_features
-        )
-        self.weight = _parameter(packed)
+    def encode(self, rows: Iterable[tuple[int, Tensor]], own: OwnRows) -> None:
+        """Take rows [·, I] of a checkpoint's weight in order, each with the first one's number."""
+        (weight, first), (scale, _) = own(self.weight), own(self.scale)
+        target, first_scale = scale, first
         if self.double_quant:
-            scales, explained = _quantize_scales(scales)
-            self.scale_scale = _parameter(explained)
-        self.scale = _parameter(scales)
+            target, first_scale = weight.new_empty(self.scale.shape, dtype=torch.float32), 0
+        for start, some in rows:
+            packed, scales = self._quantize(some.to(weight.device))
+            copy_rows(weight, first, packed, start)
+            copy_rows(target, first_scale, scales, start)
+        if self.double_quant:
+            numbers, explained = _quantize_scales(target)
+            copy_rows(scale, first, numbers, 0)
+            copy_rows(*own(self.scale_scale), explained, 0)
+
+    @property
+    def needs_all_rows(self) -> bool:
+        """The scales of all rows decide how each is kept in 8 bits."""
+        return self.double_quant
 
     def dequantized(self) -> Linear:
         """A plain layer with the weights that this one computes with, in fp32."""
@@ -152,18 +166,6 @@ def _to_int8(rows: Tensor) -> tuple[Tensor, Tensor]:
     """Whole numbers and scales; rounded to fp16 first, as bitsandbytes does."""
     numbers, highest, _ = torch.ops.bitsandbytes.int8_vectorwise_quant(rows.half().contiguous())
     return numbers, highest / 127
-
-
-def _gather(parts: Iterable[tuple[Tensor, Tensor]], rows: int) -> list[Tensor]:
-    """Some rows of two tensors at a time → both whole, in memory that is taken once."""
-    whole: list[Tensor] = []
-    start = 0
-    for part in parts:
-        whole = whole or [some.new_empty(rows, *some.shape[1:]) for some in part]
-        for target, some in zip(whole, part, strict=True):
-            target[start : start + len(some)] = some
-        start += len(part[0])
-    return whole
 
 
 def _touched(blocks: int) -> int:
