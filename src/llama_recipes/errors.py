@@ -5,6 +5,8 @@ LlamaRecipesError                 1   (only its children are raised)
 ├── DataError                     3   a data set, a row, the user's own dataset code
 ├── CheckpointError               4   a model, adapter or checkpoint that is unreadable or wrong
 ├── NonFiniteError                5   training stopped to protect the weights
+├── ProcessLostError              1   another process of the run is gone or does not answer
+├── FollowedError                     another process failed, and says why
 └── Interrupted                  75   stopped from outside after the work was saved
 
 Anything else that escapes is our bug and ends with 1. `guard` turns all of it into exit codes.
@@ -43,6 +45,18 @@ class NonFiniteError(LlamaRecipesError):
     exit_code = 5
 
 
+class ProcessLostError(LlamaRecipesError):
+    exit_code = 1
+
+
+class FollowedError(LlamaRecipesError):
+    """Ends this process with the exit code of the one that failed, without a word."""
+
+    def __init__(self, exit_code: int) -> None:
+        super().__init__()
+        self.exit_code = exit_code
+
+
 class Interrupted(LlamaRecipesError):  # noqa: N818 - work was saved: no failure
     exit_code = 75
 
@@ -58,7 +72,8 @@ def guard(body: Callable[[], int], *, debug: bool) -> int:
     except LlamaRecipesError as error:
         if debug:
             traceback.print_exc()
-        print(_as_text(error.problems), file=sys.stderr)
+        if error.problems:
+            print(_as_text(error.problems), file=sys.stderr)
         return error.exit_code
     except KeyboardInterrupt:
         print("Interrupted.", file=sys.stderr)

@@ -52,7 +52,7 @@ def store_of_lengths(lengths: Sequence[int]) -> TokenStore:
         ids,
         offsets,
         np.asarray(lengths, np.int64) - 1,
-        {"counts": {}, "highest_id": int(ids.max(initial=-1))},
+        {"counts": {}, "highest_id": int(ids.max(initial=-1)), "digest": ""},
     )
 
 

@@ -123,7 +123,7 @@ def test_the_row_that_trl_gets_trains_the_tokens_that_ours_does():
     ids = np.arange(10, 18, dtype=np.int32)
     labels = ids.copy()
     labels[[0, 1, 5]] = IGNORE
-    store = TokenStore(ids, labels, np.array([0, 3, 5, 8]), np.array([1, 1, 2]), {})
+    store = TokenStore(ids, labels, np.array([0, 3, 5, 8]), np.array([1, 1, 2]), {"digest": ""})
     row = packed._row(store, [2, 0])
     assert row["seq_lengths"] == [3, 3]
 

@@ -28,7 +28,7 @@ class StateDictType(StrEnum):
 
 class FsdpConfig(Section):
     """Sharding, with --enable_fsdp; what stands below checkpoint_type counts on one device too,
-    but for fsdp_cpu_offload."""
+    but for fsdp_cpu_offload and timeout_seconds."""
 
     mixed_precision: bool = Field(default=True, description="Compute and communicate in bf16")
     use_fp16: bool = Field(default=False, description="Compute and communicate in fp16 instead")
@@ -60,6 +60,11 @@ class FsdpConfig(Section):
     )
     fsdp_cpu_offload: bool = Field(
         default=False, description="Keep weights and optimizer state in the host's memory"
+    )
+    timeout_seconds: Annotated[int, Field(gt=0)] = Field(
+        default=600,
+        description="How long a process waits for another that does not answer; preparing data may "
+        "take longer",
     )
     pure_bf16: bool = Field(
         default=False, description="Keep trained weights and their state in bf16 too"

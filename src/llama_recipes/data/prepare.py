@@ -171,7 +171,9 @@ def split_off(store: TokenStore, fraction: float, *, seed: int) -> tuple[TokenSt
     order = np.random.default_rng(seed).permutation(len(store))
     return (
         store.subset(np.sort(order[held_out:])),
-        store.subset(np.sort(order[:held_out]), report={**store.report, "counts": {}}),
+        store.subset(
+            np.sort(order[:held_out]), report={**store.report, "counts": {}, "bad_rows_shown": []}
+        ),
     )
 
 

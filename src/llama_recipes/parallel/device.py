@@ -5,10 +5,12 @@ from __future__ import annotations
 import torch
 
 
-def choose_device() -> torch.device:
-    """The first accelerator that PyTorch sees, else the CPU."""
+def choose_device(local_rank: int = 0) -> torch.device:
+    """The accelerator of this process among those that PyTorch sees, else the CPU."""
     accelerator = torch.accelerator.current_accelerator(check_available=True)
-    return torch.device("cpu") if accelerator is None else torch.device(accelerator.type, 0)
+    return (
+        torch.device("cpu") if accelerator is None else torch.device(accelerator.type, local_rank)
+    )
 
 
 def has_bf16(device: torch.device) -> bool:

@@ -9,17 +9,47 @@ from __future__ import annotations
 import os
 
 
+def is_launched() -> bool:
+    """Whether torchrun started this process."""
+    return {"RANK", "WORLD_SIZE", "MASTER_ADDR"} <= os.environ.keys()
+
+
+def rank() -> int:
+    """The number of this process among all that train together; 0 without torchrun."""
+    return int(os.environ.get("RANK", "0"))
+
+
 def world_size() -> int:
     """Processes that train together: 1 without torchrun."""
     return int(os.environ.get("WORLD_SIZE", "1"))
 
 
-def share_processor() -> None:
-    """Let threads sleep soon when they wait for each other. Call it before torch is imported.
+def local_rank() -> int:
+    """The number of this process among those of its host."""
+    return int(os.environ.get("LOCAL_RANK", "0"))
 
-    GNU OpenMP's threads otherwise spin for a long time at the end of every small piece of work; on
-    a processor that has anything else to do they spin in the way of the thread that they wait for.
-    Who has set one of these variables has decided already.
+
+def local_world_size() -> int:
+    """Processes of this host."""
+    return int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+
+
+def host() -> int:
+    """The number of this host among all."""
+    return int(os.environ.get("GROUP_RANK", "0"))
+
+
+def share_processor() -> None:
+    """Take this process's part of the cores, and let threads sleep soon when they wait.
+
+    Call it before torch is imported. Of several processes on a host each gets as many threads as
+    there are cores for it; torchrun leaves one to each, whatever the cores. GNU OpenMP's threads
+    otherwise spin for a long time at the end of every small piece of work; on a processor that has
+    anything else to do they spin in the way of the thread that they wait for. Who has set one of
+    these variables has decided already.
     """
     if not {"OMP_WAIT_POLICY", "GOMP_SPINCOUNT"} & os.environ.keys():
         os.environ["GOMP_SPINCOUNT"] = "1000"
+    if local_world_size() > 1 and os.environ.get("OMP_NUM_THREADS", "1") == "1":
+        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+        os.environ["OMP_NUM_THREADS"] = str(max(1, (cores or 1) // local_world_size()))
