@@ -10,8 +10,8 @@ import sys
 from collections.abc import Sequence
 
 from llama_recipes.configs.flags import parse, to_yaml
-from llama_recipes.errors import guard
-from llama_recipes.parallel.ranks import share_processor
+from llama_recipes.errors import ConfigError, FollowedError, guard
+from llama_recipes.parallel.ranks import rank, share_processor
 
 PROG = "python -m llama_recipes.finetuning"
 
@@ -20,7 +20,12 @@ def main(argv: Sequence[str], *, prog: str = PROG) -> int:
     """Fine-tune as the flags say; return the exit code."""
 
     def body() -> int:
-        command = parse(argv, prog=prog)
+        try:
+            command = parse(argv, prog=prog)
+        except ConfigError as error:
+            if rank():  # every process reads the same flags: one says what is wrong with them
+                raise FollowedError(error.exit_code) from error
+            raise
         if command.print_config:
             print(to_yaml(command.config), end="")
             return 0

@@ -23,6 +23,7 @@ from llama_recipes.model.llama import Llama
 from llama_recipes.model.source import TOKENIZER_FILES, ModelSource, locate
 from llama_recipes.monitoring import announce
 from llama_recipes.monitoring.screen import Screen
+from llama_recipes.parallel.world import World
 from llama_recipes.quantization.select import Quantization, quantize
 from llama_recipes.training.precision import set_precision
 from llama_recipes.training.schedule import Schedule
@@ -60,7 +61,7 @@ def tokenizer_path(train: TrainConfig, source: ModelSource) -> Path:
     return locate(train.tokenizer_name, what="tokenizer", hub_files=TOKENIZER_FILES)
 
 
-def open_documents(config: RunConfig, tokenizer: Tokenizer, screen: Screen) -> Splits:
+def open_documents(config: RunConfig, tokenizer: Tokenizer, screen: Screen, world: World) -> Splits:
     train = config.train_config
     splits = open_splits(
         config.dataset,
@@ -69,6 +70,7 @@ def open_documents(config: RunConfig, tokenizer: Tokenizer, screen: Screen) -> S
         validate=train.run_validation,
         seed=train.seed,
         notify=screen.line,
+        once=world.once_a_host,
     )
     announce.documents("Training", splits.train, screen)
     if splits.validation is not None:
@@ -79,7 +81,12 @@ def open_documents(config: RunConfig, tokenizer: Tokenizer, screen: Screen) -> S
 
 
 def make_loaders(
-    train: TrainConfig, splits: Splits, tokenizer: Tokenizer, vocab_size: int, screen: Screen
+    train: TrainConfig,
+    splits: Splits,
+    tokenizer: Tokenizer,
+    vocab_size: int,
+    screen: Screen,
+    world: World,
 ) -> tuple[Loader, Loader | None]:
     # A padding token of a tokenizer that has more ids than the model: as it is never seen, any do.
     pad_id = tokenizer.pad_id if tokenizer.pad_id < vocab_size else 0
@@ -91,6 +98,8 @@ def make_loaders(
         "seed": train.seed,
         "workers": train.num_workers_dataloader,
         "collator": splits.collator,
+        "rank": world.rank,
+        "world_size": world.size,
     }
     loader = Loader(splits.train, batch_size=train.batch_size_training, **common)
     screen.line(f"--> Num of Training Set Batches loaded = {len(loader.plan(0))}")
@@ -126,6 +135,7 @@ def result_writer(
     source: ModelSource,
     adapter: AdapterConfig | None,
     base: str,
+    world: World,
 ) -> ResultWriter | None:
     if folder is None or not train.save_model:
         return None
@@ -137,4 +147,5 @@ def result_writer(
         base_model=source.name,
         base_fingerprint=base,
         generation_config=source.generation_config,
+        world=world,
     )

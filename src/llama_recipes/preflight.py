@@ -25,20 +25,11 @@ from llama_recipes.monitoring.results import LAST, RESULTS_FILE, is_finished
 from llama_recipes.monitoring.run_log import METRICS_FILE
 from llama_recipes.monitoring.screen import Screen
 from llama_recipes.parallel.device import has_bf16
-from llama_recipes.parallel.ranks import world_size
 from llama_recipes.parallel.recompute import recompute_layers
+from llama_recipes.parallel.world import World
 from llama_recipes.training import frozen_outputs
 from llama_recipes.training.memory import step_bytes
 from llama_recipes.training.windows import largest_slice
-
-
-def refuse_several_processes() -> None:
-    """Raises ConfigError under torchrun: every process would train the same into one folder."""
-    if world_size() > 1:
-        raise ConfigError(
-            f"torchrun started {world_size()} processes, but training on several is not part of"
-            " this version yet: start one, with python -m llama_recipes.finetuning."
-        )
 
 
 def refuse_results(config: RunConfig, checkpoint: Checkpoint | None) -> None:
@@ -46,47 +37,53 @@ def refuse_results(config: RunConfig, checkpoint: Checkpoint | None) -> None:
 
     checkpoint: what the run goes on from; its own folder's results are its to replace.
     """
-    folder = output_path(config)
-    if folder is None or _is_of(checkpoint, folder):
+    folder, root = output_path(config), checkpoints_path(config)
+    if _is_of(checkpoint, root):
         return
-    held = [
-        str(path.relative_to(folder))
-        for pattern in ("*.safetensors", f"{LAST}/*.safetensors", "config.json", RESULTS_FILE)
-        for path in sorted(folder.glob(pattern))
-        if path.name != RESULTS_FILE or is_finished(path)
-    ]
+    held = (
+        []
+        if folder is None
+        else [
+            str(path.relative_to(folder))
+            for pattern in ("*.safetensors", f"{LAST}/*.safetensors", "config.json", RESULTS_FILE)
+            for path in sorted(folder.glob(pattern))
+            if path.name != RESULTS_FILE or is_finished(path)
+        ]
+    )
     if held:
         raise ConfigError(
             f"--output_dir {folder} already holds {', '.join(held[:3])}, the result of a run,"
             " which is not written over. Name another folder, or remove this one."
         )
-    if any((folder / FOLDER).glob("step-*")):
+    if root is not None and any(root.glob("step-*")):
         raise ConfigError(
-            f"--output_dir {folder} holds checkpoints of a run that did not end. Go on with it with"
-            " --resume auto, name another folder, or remove this one."
+            f"{root} holds checkpoints of a run that did not end. Go on with it with --resume auto,"
+            " name another folder, or remove this one."
         )
 
 
-def _is_of(checkpoint: Checkpoint | None, folder: Path) -> bool:
+def _is_of(checkpoint: Checkpoint | None, root: Path | None) -> bool:
     return (
-        checkpoint is not None and checkpoint.path.parent.resolve() == (folder / FOLDER).resolve()
+        checkpoint is not None
+        and root is not None
+        and checkpoint.path.parent.resolve() == root.resolve()
     )
 
 
-def output_folder(config: RunConfig, checkpoint: Checkpoint | None) -> Path | None:
-    """Make the run's folder; None where none was given. Raises ConfigError.
+def make_output_folder(config: RunConfig, checkpoint: Checkpoint | None) -> None:
+    """Make the run's folder where one was given. Raises ConfigError.
 
     What an unfinished run that saved nothing left there is replaced. A run that goes on from the
     checkpoint of another folder takes the metrics up to there along.
     """
     folder = output_path(config)
     if folder is None:
-        return None
+        return
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with TemporaryFile(dir=folder):
             pass
-        if not _is_of(checkpoint, folder):
+        if not _is_of(checkpoint, checkpoints_path(config)):
             (folder / METRICS_FILE).unlink(missing_ok=True)
             earlier = checkpoint and checkpoint.path.parent.parent / METRICS_FILE
             if earlier and earlier.is_file():
@@ -96,7 +93,6 @@ def output_folder(config: RunConfig, checkpoint: Checkpoint | None) -> Path | No
             f"--output_dir {folder} cannot be written to: {error.strerror or error}."
             " Name a folder that you may write to."
         ) from error
-    return folder
 
 
 SAVE_MEMORY = (
@@ -109,6 +105,18 @@ def output_path(config: RunConfig) -> Path | None:
     output_dir = config.train_config.output_dir
     # A shell leaves --output_dir=~/x as it is.
     return Path(output_dir).expanduser() if is_given(output_dir) else None
+
+
+def checkpoints_path(config: RunConfig) -> Path | None:
+    """Where this run's checkpoints stand; None where it saves none."""
+    train, folder = config.train_config, output_path(config)
+    if not train.save_model:
+        return None
+    if train.enable_fsdp and not train.use_peft:
+        # As in the original, whose converter looks for them there.
+        name = f"{train.dist_checkpoint_folder}-{Path(train.model_name).name}"
+        return Path(train.dist_checkpoint_root_folder).expanduser() / name
+    return folder / FOLDER if folder else None
 
 
 def check_vocabulary(splits: Splits, tokenizer: Tokenizer, model: LlamaConfig) -> None:
@@ -136,12 +144,28 @@ def compute_dtype(device: torch.device, train: TrainConfig, screen: Screen) -> t
     return torch.bfloat16
 
 
+def gathered_in(config: RunConfig, dtype: torch.dtype) -> torch.dtype | None:
+    """What weights are sent in between processes; None: what they are kept in.
+
+    What explains quantised weights is never rounded.
+    """
+    rounds = config.fsdp_config.mixed_precision and not config.train_config.quantization
+    return dtype if rounds and dtype != torch.float32 else None
+
+
+def kept_on(config: RunConfig, device: torch.device) -> torch.device:
+    """Where weights and the optimizer's state are between uses."""
+    offloads = config.train_config.enable_fsdp and config.fsdp_config.fsdp_cpu_offload
+    return torch.device("cpu") if offloads else device
+
+
 def recompute(config: RunConfig, model: Llama, screen: Screen) -> None:
     """Keep few activations where that was asked for: on one device it is not the default."""
-    name = "fsdp_config.fsdp_activation_checkpointing"
-    if config.was_set(name) and config.value(name):
+    name, sharded = "fsdp_config.fsdp_activation_checkpointing", config.train_config.enable_fsdp
+    if config.value(name) and (sharded or config.was_set(name)):
         recompute_layers(model)
-        screen.line("Activations are computed again in the backward pass, on this one device too.")
+        where = "" if sharded else ", on this one device too"
+        screen.line(f"Activations are computed again in the backward pass{where}.")
 
 
 def keep_frozen_outputs(
@@ -157,7 +181,7 @@ def keep_frozen_outputs(
     again = steps * train.gradient_accumulation_steps > batches
     on_processor = model.head_weight.device.type == "cpu"
     packed = train.batching_strategy == "packing"
-    if train.use_peft or not (layers and again and packed and on_processor):
+    if train.use_peft or train.enable_fsdp or not (layers and again and packed and on_processor):
         return
     needed = frozen_outputs.output_bytes(model, [loader.store for loader in loaders]) / GIB
     available = available_memory_gib(model.head_weight.device)
@@ -173,15 +197,14 @@ def keep_frozen_outputs(
     frozen_outputs.keep(model, layers)
 
 
-def use_kernels(
-    device: torch.device, dtype: torch.dtype, *, required: bool, screen: Screen
-) -> None:
+def use_kernels(world: World, dtype: torch.dtype, *, required: bool, screen: Screen) -> None:
     """Compute with our own kernels on a processor; say so where they cannot be had.
 
     required: raise ConfigError there instead.
     """
-    if device.type != "cpu":
+    if world.device.type != "cpu":
         return
+    world.once_a_host(lambda: library.enable() or "")  # which compiles them, the first time
     reason = library.enable()
     if dtype == torch.float16:
         reason = "they are made for fp32 and bf16, and --use_fp16 was given"

@@ -9,9 +9,11 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 import torch
+from rich.console import Console
 
 from llama_recipes import preflight
 from llama_recipes.adapters.select import start_adapter
+from llama_recipes.checkpoint.folder import Checkpoint
 from llama_recipes.checkpoint.store import publish
 from llama_recipes.configs.flags import to_yaml
 from llama_recipes.configs.needs import warnings
@@ -25,7 +27,8 @@ from llama_recipes.monitoring import announce
 from llama_recipes.monitoring.results import RESULTS_FILE, summarise
 from llama_recipes.monitoring.run_log import RunLog
 from llama_recipes.monitoring.screen import Screen
-from llama_recipes.parallel.device import choose_device
+from llama_recipes.parallel.join import joined
+from llama_recipes.parallel.shards import own_rows
 from llama_recipes.parts import (
     make_loaders,
     make_schedule,
@@ -59,7 +62,10 @@ def finetune(config: RunConfig, screen: Screen | None = None) -> dict[str, Any]:
     interruption = Interruption()
     with interruption.listening():
         try:
-            return _finetune(config, screen or Screen(), interruption)
+            with joined(config) as world:
+                interruption.world = world
+                quiet = Screen(Console(quiet=True)) if world.rank else None
+                return _finetune(config, quiet or screen or Screen(), interruption)
         except StopRequested as stop:
             raise Interrupted(
                 f"Stopped by {stop.name} before the first step: nothing is lost. Run the same"
@@ -70,9 +76,9 @@ def finetune(config: RunConfig, screen: Screen | None = None) -> dict[str, Any]:
 def _finetune(config: RunConfig, screen: Screen, interruption: Interruption) -> dict[str, Any]:
     for warning in warnings(config):
         screen.warn(warning)
-    preflight.refuse_several_processes()
-    checkpoint = checkpoint_to_resume(config, preflight.output_path(config), screen.warn)
-    preflight.refuse_results(config, checkpoint)
+    world, root = interruption.world, preflight.checkpoints_path(config)
+    checkpoint = checkpoint_to_resume(config, root, screen.warn, world)
+    world.lead(lambda: preflight.refuse_results(config, checkpoint))
     source = open_model(config.train_config.model_name)
     base = weights_fingerprint(source.tensors)
     check_adapter_base(config, source.tensors)
@@ -82,35 +88,56 @@ def _finetune(config: RunConfig, screen: Screen, interruption: Interruption) -> 
     extended = source.config.vocab_size > known_tokens
     config, adapter = resolve(config, source.config, screen, extended=extended)
     train = config.train_config
-    device = choose_device()
+    device = world.device
     dtype = preflight.compute_dtype(device, train, screen)
-    preflight.use_kernels(device, dtype, required=train.use_fast_kernels, screen=screen)
+    preflight.use_kernels(world, dtype, required=train.use_fast_kernels, screen=screen)
     model, adapter_names = shape_model(source.config, config, adapter, dtype)
     check_weights(model, source.tensors, skip=adapter_names)
     check_adapter_weights(config, model, adapter)
 
-    folder = preflight.output_folder(config, checkpoint)
-    if folder is not None:
-        publish(folder / "config.yaml", to_yaml(config).encode())
-    splits = open_documents(config, tokenizer, screen)
+    folder = preflight.output_path(config)
+    world.lead(lambda: _begin(folder, config, checkpoint))
+    splits = open_documents(config, tokenizer, screen, world)
     preflight.check_vocabulary(splits, tokenizer, source.config)
-    itself = identity(config, model=base, tokenizer=tokenizer.fingerprint, data=splits.train)
+    itself = identity(
+        config,
+        model=base,
+        tokenizer=tokenizer.fingerprint,
+        data=splits.train,
+        processes=world.size,
+    )
     if checkpoint is not None:
         for change in refuse_drift(checkpoint, itself, allowed=train.resume_with_changes):
             screen.warn(change)
 
-    load_weights(model, source.tensors, device=device, skip=adapter_names)
+    preflight.recompute(config, model, screen)
+    world.shard(model, gathered_in=preflight.gathered_in(config, dtype))
+    load_weights(
+        model,
+        world.read_by_one(source.tensors) if train.low_cpu_fsdp else source.tensors,
+        device=preflight.kept_on(config, device),
+        skip=adapter_names,
+        own=own_rows,
+        every_row=train.low_cpu_fsdp,
+    )
     if adapter is not None:
         start_adapter(
-            model, adapter, checkpoint=train.from_peft_checkpoint, seed=train.seed, device=device
+            model,
+            adapter,
+            checkpoint=train.from_peft_checkpoint,
+            seed=train.seed,
+            device=preflight.kept_on(config, device),
+            own=own_rows,
         )
     announce.model(model, train.model_name, screen)
-    preflight.recompute(config, model, screen)
-    loader, eval_loader = make_loaders(train, splits, tokenizer, source.config.vocab_size, screen)
-    preflight.check_memory(model, loader, device)
+    loader, eval_loader = make_loaders(
+        train, splits, tokenizer, source.config.vocab_size, screen, world
+    )
+    if not train.enable_fsdp:
+        preflight.check_memory(model, loader, device)
 
     selection = Selection(
-        result_writer(train, folder, model, tokenizer, source, adapter, base),
+        result_writer(train, folder, model, tokenizer, source, adapter, base, world),
         patience=train.early_stopping_patience,
     )
     schedule = make_schedule(train, loader, screen)
@@ -120,9 +147,10 @@ def _finetune(config: RunConfig, screen: Screen, interruption: Interruption) -> 
         screen.line(speed_up(model, steps=schedule.total_steps))
     how = quantization(config)
     facts = {"prompt_format": splits.format, "quantization": how and asdict(how)}
-    torch.manual_seed(train.seed)
+    torch.manual_seed(train.seed + world.rank)  # what dropout drops differs among processes
     metrics_bytes = checkpoint.state["metrics_bytes"] if checkpoint else None
-    with RunLog(folder, keep=metrics_bytes) as log, screen.training(schedule.total_steps):
+    written_by_me = None if world.rank else folder
+    with RunLog(written_by_me, keep=metrics_bytes) as log, screen.training(schedule.total_steps):
         run = Run(
             model,
             make_optimizer(
@@ -144,18 +172,29 @@ def _finetune(config: RunConfig, screen: Screen, interruption: Interruption) -> 
         if checkpoint is not None:
             restore(run, checkpoint)
             screen.line(f"Going on after step {run.progress.step}, from {checkpoint.path}")
-        if folder is not None and train.save_model:
+        if root is not None:
             run.checkpoint = Checkpointer(
-                run, folder, itself, keep=train.keep_checkpoints, resumed=checkpoint
+                run,
+                root,
+                itself,
+                keep=train.keep_checkpoints,
+                layout=config.fsdp_config.checkpoint_type,
+                resumed=checkpoint,
             )
-        _train(run, folder, screen, facts)
+        _train(run, written_by_me, screen, facts)
         if folder is not None and train.save_model and train.save_optimizer:
             save_optimizer(run, folder)
 
     results = _results(run.progress, selection, **facts)
-    _write_results(folder, results)
+    _write_results(written_by_me, results)
     announce.end(results, folder if train.save_model else None, screen)
     return results
+
+
+def _begin(folder: Path | None, config: RunConfig, checkpoint: Checkpoint | None) -> None:
+    preflight.make_output_folder(config, checkpoint)
+    if folder is not None:
+        publish(folder / "config.yaml", to_yaml(config).encode())
 
 
 def _train(run: Run, folder: Path | None, screen: Screen, facts: Mapping[str, Any]) -> None:

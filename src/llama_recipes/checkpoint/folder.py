@@ -15,20 +15,18 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from safetensors.torch import load_file
-from torch import Tensor
-
+from llama_recipes.checkpoint.pieces import Pieces, Shards, save_pieces
 from llama_recipes.checkpoint.store import sync
 from llama_recipes.errors import CheckpointError
-from llama_recipes.model.safetensors_folder import save_tensors
+from llama_recipes.parallel.world import CPU_ALONE, World
 
 FOLDER = "checkpoints"
 _MANIFEST, _STATE = "manifest.json", "state.json"
 _NAME = re.compile(r"step-(\d{8})")
 _BLOCK = 1 << 22
 
-Tensors = Mapping[str, Mapping[str, Tensor]]
-"""Name of a file without its ending → what is in it."""
+Tensors = Mapping[str, Pieces]
+"""Name of a file without its ending → this process's part of what is in it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,50 +37,101 @@ class Checkpoint:
     step: int
     state: dict[str, Any]
 
-    def tensors(self, name: str) -> dict[str, Tensor]:
-        return load_file(self.path / f"{name}.safetensors")
+    def shards(self, name: str) -> Shards:
+        """Of the file, or of the files of all processes, that `name` was written to."""
+        files = [*self.path.glob(f"{name}.safetensors"), *self.path.glob(f"{name}-*.safetensors")]
+        return Shards(sorted(files))
 
 
-def write_checkpoint(root: Path, step: int, state: Mapping[str, Any], tensors: Tensors) -> Path:
+def write_checkpoint(
+    root: Path,
+    step: int,
+    state: Mapping[str, Any],
+    tensors: Tensors,
+    *,
+    world: World = CPU_ALONE,
+) -> Path:
     """Publish the checkpoint of `step` below `root`; one of the same step is replaced.
 
-    Raises CheckpointError where it cannot be written; what was there before is intact then.
+    Every process writes its own files into one folder, which all have to see. Raises
+    CheckpointError where one of them cannot; what was there before is intact then.
     """
     path = root / f"step-{step:08}"
     draft = root / f".draft-{path.name}"
+    part = "" if world.size == 1 else f"-{world.rank + 1:05}-of-{world.size:05}"
     try:
-        root.mkdir(parents=True, exist_ok=True)
-        _remove_drafts(root)
-        draft.mkdir()
-        for name, part in tensors.items():
-            save_tensors(part, draft / f"{name}.safetensors")
-        (draft / _STATE).write_text(json.dumps(state, indent=1) + "\n", encoding="utf-8")
-        sums = {file.name: _sum(file) for file in sorted(draft.iterdir())}
-        (draft / _MANIFEST).write_text(json.dumps({"blake2b": sums}, indent=1), encoding="utf-8")
-        for file in draft.iterdir():
-            sync(file)
-        sync(draft)
-        if path.exists():  # of a run that goes on from an earlier step
-            shutil.rmtree(path)
-        draft.rename(path)
-        sync(root)
-    except OSError as error:
-        raise CheckpointError(
-            f"The checkpoint of step {step} could not be written to {root}:"
-            f" {error.strerror or error}. The ones before it are intact: make room, and go on with"
-            " --resume auto."
-        ) from error
+        world.lead(lambda: _in_words(step, root, lambda: _begin(root, draft)))
+        written = {f"{name}{part}": pieces for name, pieces in tensors.items() if pieces}
+        told = [json.loads(text) for text in world.texts(json.dumps(_write(written, draft)))]
+        if failed := [each for each in told if "failed" in each]:
+            raise _not_written(step, root, failed[0]["failed"])
+        sums = {name: digest for each in told for name, digest in each["sums"].items()}
+        world.lead(
+            lambda: _in_words(step, root, lambda: _complete(state, sums, draft=draft, path=path))
+        )
     finally:
-        shutil.rmtree(draft, ignore_errors=True)
+        if world.rank == 0:
+            shutil.rmtree(draft, ignore_errors=True)
     return path
 
 
-def open_checkpoint(path: Path) -> Checkpoint:
-    """Read every file once. Raises CheckpointError for one that is missing, cut or changed."""
+def _begin(root: Path, draft: Path) -> None:
+    root.mkdir(parents=True, exist_ok=True)
+    _remove_drafts(root)
+    draft.mkdir()
+
+
+def _write(files: Tensors, draft: Path) -> dict[str, Any]:
+    """Their checksums as "sums", or as "failed" why they are not written."""
+    sums = {}
+    try:
+        for name, pieces in files.items():
+            file = draft / f"{name}.safetensors"
+            save_pieces(pieces, file)
+            sums[file.name] = _sum(file)
+            sync(file)
+    except OSError as error:
+        return {"failed": error.strerror or str(error)}
+    return {"sums": sums}
+
+
+def _complete(
+    state: Mapping[str, Any], sums: Mapping[str, str], *, draft: Path, path: Path
+) -> None:
+    (draft / _STATE).write_text(json.dumps(state, indent=1) + "\n", encoding="utf-8")
+    sums = {**sums, _STATE: _sum(draft / _STATE)}
+    (draft / _MANIFEST).write_text(json.dumps({"blake2b": sums}, indent=1), encoding="utf-8")
+    for file in (draft / _STATE, draft / _MANIFEST, draft):
+        sync(file)
+    if path.exists():  # of a run that goes on from an earlier step
+        shutil.rmtree(path)
+    draft.rename(path)
+    sync(path.parent)
+
+
+def _in_words(step: int, root: Path, action: Callable[[], None]) -> None:
+    try:
+        action()
+    except OSError as error:
+        raise _not_written(step, root, error.strerror or str(error)) from error
+
+
+def _not_written(step: int, root: Path, reason: str) -> CheckpointError:
+    return CheckpointError(
+        f"The checkpoint of step {step} could not be written to {root}: {reason}. The ones before"
+        " it are intact: make room, and go on with --resume auto."
+    )
+
+
+def open_checkpoint(path: Path, *, verify: bool = True) -> Checkpoint:
+    """Raises CheckpointError for one that is missing, cut or changed.
+
+    verify: read every file once; without it another process has done so.
+    """
     name = _NAME.fullmatch(path.name)
     try:
         sums = json.loads((path / _MANIFEST).read_text(encoding="utf-8"))["blake2b"]
-        wrong = [name for name, digest in sums.items() if _sum(path / name) != digest]
+        wrong = [name for name, digest in sums.items() if verify and _sum(path / name) != digest]
         if name is None or _STATE not in sums or wrong:
             raise ValueError(f"{', '.join(wrong) or 'its name'} is not what was written")
         state = json.loads((path / _STATE).read_text(encoding="utf-8"))

@@ -26,6 +26,7 @@ from llama_recipes.inference.metrics import find_answer
 from llama_recipes.monitoring import announce
 from llama_recipes.monitoring.screen import Screen
 from llama_recipes.parallel.device import choose_device, has_bf16
+from llama_recipes.parallel.world import OneProcess
 from llama_recipes.resolve import resolve
 
 if TYPE_CHECKING:
@@ -57,7 +58,7 @@ def evaluate_models(flags: EvaluateFlags, data: Data, pattern: re.Pattern[str] |
     questions = _questions(part, models[0], config, flags, pattern, screen)
     device = choose_device()
     dtype = torch.bfloat16 if has_bf16(device) else torch.float32
-    preflight.use_kernels(device, dtype, required=False, screen=screen)
+    preflight.use_kernels(OneProcess(device), dtype, required=False, screen=screen)
     work = Work(
         config=config,
         part=part,

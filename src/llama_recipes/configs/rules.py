@@ -38,7 +38,10 @@ REQUIRED = (
     ),
     Required(
         "train_config.output_dir",
-        lambda c: c.train_config.save_model,
+        lambda c: (
+            c.train_config.save_model
+            and not (c.train_config.enable_fsdp and not c.train_config.use_peft)
+        ),
         "name a folder for the result, or switch saving off with --no_save_model",
     ),
     Required(

@@ -77,6 +77,19 @@ class Batch:
         return replace(self, **moved)
 
 
+BLANK = Batch(
+    tokens=torch.zeros(1, dtype=torch.int64),
+    positions=torch.zeros(1, dtype=torch.int64),
+    spans=(1,),
+    lengths=(1,),
+    supervised=torch.zeros(0, dtype=torch.int64),
+    targets=torch.zeros(0, dtype=torch.int64),
+    documents=(),
+)
+"""What a process computes that has nothing to do while another has: of no document, trained on
+nothing."""
+
+
 def _borders(spans: Sequence[int], max_tokens: int) -> Iterator[int]:
     """Where each greedy group of neighbours ends."""
     total = 0
@@ -145,8 +158,11 @@ class Loader:
         self.workers, self.collator = workers, collator
         self.rank, self.world_size = rank, world_size
 
-    def plan(self, epoch: int) -> list[list[Row]]:
-        """This rank's micro-batches in `epoch`: rows of document numbers."""
+    def plan(self, epoch: int, start: int = 0, stop: int | None = None) -> list[list[Row]]:
+        """This rank's micro-batches in `epoch`: rows of document numbers.
+
+        start, stop: of the micro-batches of all ranks, in the order of the epoch.
+        """
         batches = plan_epoch(
             self.store.lengths,
             strategy=self.strategy,
@@ -155,11 +171,11 @@ class Loader:
             seed=self.seed,
             epoch=epoch,
         )
-        return share_of_rank(batches, self.rank, self.world_size)
+        return share_of_rank(batches[start:stop], self.rank, self.world_size)
 
-    def batches(self, epoch: int, start: int = 0) -> Iterator[Batch]:
-        """The micro-batches of `epoch` from number `start` on."""
-        plan = self.plan(epoch)[start:]
+    def batches(self, epoch: int, start: int = 0, stop: int | None = None) -> Iterator[Batch]:
+        """This rank's micro-batches of `epoch`, of those from `start` to `stop` of all ranks."""
+        plan = self.plan(epoch, start, stop)
         if not self.workers:
             yield from map(self._build, plan)
             return

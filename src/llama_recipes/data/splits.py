@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from llama_recipes.configs.datasets import FileDataset
 from llama_recipes.configs.section import Section, is_given
 from llama_recipes.data.example import Collator, Format, Split
-from llama_recipes.data.prepare import Preparation, prepare, split_off
+from llama_recipes.data.prepare import Once, Preparation, prepare, split_off
 from llama_recipes.data.sources import open_source
 from llama_recipes.data.store import TokenStore
 from llama_recipes.data.tokenizer import Tokenizer
@@ -36,17 +36,18 @@ def open_splits(
     validate: bool,
     seed: int,
     notify: Callable[[str], None],
+    once: Once = lambda make: make(),
 ) -> Splits:
-    """Read, tokenise and cache a data set. Raises DataError."""
+    """Read, tokenise and cache a data set; once: as in `prepare`. Raises DataError."""
     source = open_source(section, "train", tokenizer=tokenizer)
     if source is None:
         raise DataError("The data set has no training part.")
-    train = prepare(source, tokenizer, how, notify=notify)
+    train = prepare(source, tokenizer, how, notify=notify, once=once)
     validation = None
     if validate:
         held_out = open_source(section, "validation", tokenizer=tokenizer)
         if held_out is not None:
-            validation = prepare(held_out, tokenizer, how, notify=notify)
+            validation = prepare(held_out, tokenizer, how, notify=notify, once=once)
         elif isinstance(section, FileDataset) and section.validation_fraction:
             train, validation = split_off(train, section.validation_fraction, seed=seed)
     return Splits(train, validation, source.format, source.collator)

@@ -9,7 +9,7 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
-from huggingface_hub import split_torch_state_dict_into_shards
+from huggingface_hub import StateDictSplit, split_torch_state_dict_into_shards
 from torch import Tensor
 
 from llama_recipes.adapters.peft_config import CONFIG_FILE, adapter_config_file
@@ -20,6 +20,8 @@ from llama_recipes.data.tokenizer import Tokenizer
 from llama_recipes.model.config import LlamaConfig
 from llama_recipes.model.llama import Llama
 from llama_recipes.model.safetensors_folder import save_tensors
+from llama_recipes.parallel.shards import whole
+from llama_recipes.parallel.world import CPU_ALONE, World
 
 _ENDS = ("bos_token_id", "eos_token_id", "pad_token_id")
 _SHARD_BYTES = 5 * 10**9
@@ -34,15 +36,22 @@ def save_adapter(
     config: AdapterConfig,
     base_model: str,
     base_fingerprint: str | None = None,
+    world: World = CPU_ALONE,
 ) -> None:
     """The adapter's weights in float32 and the settings that peft needs to load them.
 
-    base_fingerprint: the `weights_fingerprint` of the base, which the file then keeps.
+    base_fingerprint: the `weights_fingerprint` of the base, which the file then keeps. world: the
+    processes that share the model, all of which call this; one writes.
     """
-    folder.mkdir(parents=True, exist_ok=True)
-    publish(folder / CONFIG_FILE, adapter_config_file(config, base_model, model.config))
-    with drafted(folder / WEIGHTS_FILE) as draft:
-        write_adapter(adapter_tensors(model, config), draft, base=base_fingerprint)
+    tensors = adapter_tensors(model, config, whole=whole)
+
+    def write() -> None:
+        folder.mkdir(parents=True, exist_ok=True)
+        publish(folder / CONFIG_FILE, adapter_config_file(config, base_model, model.config))
+        with drafted(folder / WEIGHTS_FILE) as draft:
+            write_adapter(tensors, draft, base=base_fingerprint)
+
+    world.lead(write)
 
 
 def save_model(
@@ -51,16 +60,26 @@ def save_model(
     *,
     generation_config: Mapping[str, Any],
     shard_bytes: int = _SHARD_BYTES,
+    world: World = CPU_ALONE,
 ) -> None:
     """All weights in the dtype that they were trained in, sharded above `shard_bytes`.
 
-    What stood there before stays valid until the new file, or the new index, replaces it.
+    What stood there before stays valid until the new file, or the new index, replaces it. world:
+    the processes that share the model, all of which call this; one writes.
     """
+    tensors = dict(model.named_parameters())
+    outline = {
+        key: torch.empty(value.shape, dtype=value.dtype, device="meta")
+        for key, value in tensors.items()
+    }
+    if world.rank:  # what the first process asks for has to be given by all, in the same order
+        for keys in _split(outline, folder, shard_bytes).filename_to_tensors.values():
+            for key in keys:
+                whole(tensors[key])
+        return
     folder.mkdir(parents=True, exist_ok=True)
     save_shape(model.config, model.head_weight.dtype, folder, generation_config)
-    tensors = {key: value.detach().contiguous() for key, value in model.state_dict().items()}
-    outline = {key: value.to("meta") for key, value in tensors.items()}
-    save_weights(outline, tensors.__getitem__, folder, shard_bytes=shard_bytes)
+    save_weights(outline, lambda key: whole(tensors[key]), folder, shard_bytes=shard_bytes)
 
 
 def save_shape(
@@ -83,14 +102,11 @@ def save_weights(
 
     No more of them than one file holds are in memory at once.
     """
-    split = split_torch_state_dict_into_shards(
-        dict(outline),
-        filename_pattern=_fresh_pattern(folder),
-        max_shard_size=shard_bytes,
-    )
+    split = _split(outline, folder, shard_bytes)
     if not split.is_sharded:
         with drafted(folder / _SINGLE) as draft:
-            save_tensors({key: value(key) for key in outline}, draft, {"format": "pt"})
+            keys = next(iter(split.filename_to_tensors.values()))
+            save_tensors({key: value(key) for key in keys}, draft, {"format": "pt"})
         return
     for name, keys in split.filename_to_tensors.items():
         with drafted(folder / name) as draft:
@@ -100,6 +116,12 @@ def save_weights(
     for old in folder.glob("model*-of-*.safetensors"):
         if old.name not in split.filename_to_tensors:
             old.unlink()
+
+
+def _split(outline: Mapping[str, Tensor], folder: Path, shard_bytes: int) -> StateDictSplit:
+    return split_torch_state_dict_into_shards(
+        dict(outline), filename_pattern=_fresh_pattern(folder), max_shard_size=shard_bytes
+    )
 
 
 def generation_settings(base: Mapping[str, Any] | None, tokenizer: Tokenizer) -> dict[str, Any]:

@@ -17,10 +17,14 @@ from llama_recipes.export.hf import (
 )
 from llama_recipes.model.llama import Llama
 from llama_recipes.monitoring.results import LAST
+from llama_recipes.parallel.world import CPU_ALONE, World
 
 
 class ResultWriter:
-    """Called with `best`, it writes the model's present weights as an adapter or a full model."""
+    """Called with `best`, it writes the model's present weights as an adapter or a full model.
+
+    world: the processes that share the model, all of which call it.
+    """
 
     def __init__(
         self,
@@ -32,7 +36,9 @@ class ResultWriter:
         base_model: str,
         base_fingerprint: str,
         generation_config: Mapping[str, Any] | None,
+        world: World = CPU_ALONE,
     ) -> None:
+        self.world = world
         self.folder, self.model, self.tokenizer = folder, model, tokenizer
         self.adapter, self.base_model = adapter, base_model
         self.base_fingerprint = base_fingerprint
@@ -41,7 +47,7 @@ class ResultWriter:
     def __call__(self, *, best: bool) -> None:
         folder = self.folder if best else self.folder / LAST
         try:
-            save_tokenizer(self.tokenizer, folder)
+            self.world.lead(lambda: save_tokenizer(self.tokenizer, folder))
             if self.adapter is not None:
                 save_adapter(
                     self.model,
@@ -49,9 +55,15 @@ class ResultWriter:
                     config=self.adapter,
                     base_model=self.base_model,
                     base_fingerprint=self.base_fingerprint,
+                    world=self.world,
                 )
             else:
-                save_model(self.model, folder, generation_config=self.generation_config)
+                save_model(
+                    self.model,
+                    folder,
+                    generation_config=self.generation_config,
+                    world=self.world,
+                )
         except OSError as error:
             raise CheckpointError(
                 f"The result could not be written to {folder}: {error.strerror or error}. What was"

@@ -7,27 +7,30 @@ from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
-from llama_recipes.checkpoint.folder import FOLDER, Checkpoint, prune, write_checkpoint
+from llama_recipes.checkpoint.folder import Checkpoint, prune, write_checkpoint
+from llama_recipes.configs.fsdp import StateDictType
 from llama_recipes.training.loop import Run
 from llama_recipes.training.snapshot import state_of, tensors_of
 
 
 class Checkpointer:
-    """Saves `run` below `folder`. resumed: the checkpoint that it goes on from, if any.
+    """Saves `run` below `root`. resumed: the checkpoint that it goes on from, if any.
 
-    identity: of `resuming.identity`, for whoever goes on from what is saved.
+    identity: of `resuming.identity`, for whoever goes on from what is saved. layout: whether each
+    process writes its own part.
     """
 
     def __init__(
         self,
         run: Run,
-        folder: Path,
+        root: Path,
         identity: Mapping[str, Any],
         *,
         keep: int,
+        layout: StateDictType,
         resumed: Checkpoint | None,
     ) -> None:
-        self._run, self._root = run, folder / FOLDER
+        self._run, self._root, self._layout = run, root, layout
         self._identity, self._keep = identity, keep
         self._run_id: str = resumed.state["run_id"] if resumed else uuid4().hex
 
@@ -35,6 +38,8 @@ class Checkpointer:
         """Raises CheckpointError, with the checkpoints before intact."""
         run = self._run
         state = {"run_id": self._run_id, "identity": self._identity, **state_of(run)}
-        path = write_checkpoint(self._root, run.progress.step, state, tensors_of(run))
-        prune(self._root, keep=self._keep, never=run.selection.best_step, run_id=self._run_id)
+        tensors = tensors_of(run, self._layout)
+        path = write_checkpoint(self._root, run.progress.step, state, tensors, world=run.world)
+        if run.world.rank == 0:
+            prune(self._root, keep=self._keep, never=run.selection.best_step, run_id=self._run_id)
         return path

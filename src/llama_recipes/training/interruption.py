@@ -9,6 +9,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
 
+from llama_recipes.parallel.world import CPU_ALONE, World
+
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
 
 
@@ -24,15 +26,18 @@ class Interruption:
     """`check` raises StopRequested once a signal has come; a second signal ends the process.
 
     at_once: raise in the middle of whatever runs, as long as nothing of a run could be lost.
+    world: the processes that stop together, whichever of them the signal was sent to.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, world: World = CPU_ALONE) -> None:
         self.at_once = True
-        self.name = ""
+        self.number = 0
+        self.world = world
 
     def check(self) -> None:
-        if self.name:
-            raise StopRequested(self.name)
+        number = max(int(number) for (number,) in self.world.exchange([self.number]))
+        if number:
+            raise StopRequested(signal.Signals(number).name)
 
     @contextmanager
     def listening(self) -> Iterator[None]:
@@ -47,9 +52,9 @@ class Interruption:
                 signal.signal(number, handler)
 
     def _note(self, number: int, frame: FrameType | None) -> None:
-        if self.name:
+        if self.number:
             signal.signal(number, signal.SIG_DFL)
             os.kill(os.getpid(), number)
-        self.name = signal.Signals(number).name
+        self.number = number
         if self.at_once:
-            raise StopRequested(self.name)
+            raise StopRequested(signal.Signals(number).name)

@@ -4,17 +4,15 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, field
-from itertools import islice
 from pathlib import Path
 
 import torch
-from torch.amp import GradScaler
 from torch.optim import Optimizer
 
 from llama_recipes.configs.training import TrainConfig
-from llama_recipes.data.loader import Batch, Loader
+from llama_recipes.data.loader import Loader
 from llama_recipes.errors import DataError, NonFiniteError
 from llama_recipes.model.llama import Llama
 from llama_recipes.monitoring.memory import peak_memory_gib
@@ -22,6 +20,7 @@ from llama_recipes.monitoring.run_log import RunLog, perplexity
 from llama_recipes.monitoring.screen import Screen
 from llama_recipes.training.evaluate import evaluate
 from llama_recipes.training.interruption import Interruption, StopRequested
+from llama_recipes.training.loss_scale import LossScale
 from llama_recipes.training.optimizers import set_lr
 from llama_recipes.training.random_state import RandomState
 from llama_recipes.training.schedule import Schedule
@@ -34,7 +33,8 @@ from llama_recipes.training.windows import Window, on_device, windows
 class Progress:
     """How far a run is. Tokens count no padding; losses are nats per supervised token.
 
-    epoch, batch: where the next step begins; batch counts micro-batches of the epoch.
+    epoch, batch: where the next step begins; batch counts micro-batches of the epoch, those of all
+    processes together.
     unfinished: the step before that was made, but what follows a step (evaluation, the end of an
     epoch) was not. ends_epoch: whether that step is its epoch's last.
     """
@@ -58,7 +58,8 @@ class Progress:
 class Run:
     """Everything one run works with; `train` is called once.
 
-    checkpoint: called where one is due. interruption: heeded between micro-batches.
+    checkpoint: called where one is due. interruption: heeded between micro-batches, and it knows
+    the processes that share the run.
     """
 
     def __init__(
@@ -82,8 +83,9 @@ class Run:
         self.log, self.screen = log, screen
         self.interruption = interruption or Interruption()
         self.checkpoint = checkpoint
-        self.device = model.head_weight.device
-        self.scaler = GradScaler(self.device.type, enabled=config.use_fp16)
+        self.world = self.interruption.world
+        self.device = model.head_weight.device if self.world.size == 1 else self.world.device
+        self.scale = LossScale(enabled=config.use_fp16)
         self.progress = Progress()
         self.random = RandomState.now(self.device)
         self._step_started = self._counted_until = 0.0
@@ -99,9 +101,11 @@ class Run:
         self._counted_until = self._step_started = time.perf_counter()
         try:
             self._train()
-        except (DataError, NonFiniteError, KeyboardInterrupt, torch.OutOfMemoryError):
-            # The interrupted step was not made: the weights are those of the step before it.
-            self.selection.keep_last(self.progress.step)
+        except (DataError, NonFiniteError, KeyboardInterrupt, torch.OutOfMemoryError) as error:
+            # The interrupted step was not made: the weights are those of the step before it. What
+            # fails on one of several processes alone cannot be saved by it alone.
+            if self.world.size == 1 or isinstance(error, NonFiniteError):
+                self.selection.keep_last(self.progress.step)
             raise
         except StopRequested:
             self.optimizer.zero_grad()
@@ -126,7 +130,7 @@ class Run:
             first_batch=progress.batch,
         ):
             self._step(window)
-            progress.batch += len(window.batches)
+            progress.batch += len(window.batches) * self.world.size
             progress.unfinished, progress.ends_epoch = True, window.ends_epoch
             self.random = RandomState.now(self.device)
             if not self._finish_step():
@@ -142,8 +146,9 @@ class Run:
             list(on_device(window.batches, self.device, self.model.dtype)),
             self.optimizer,
             clip_norm=clip_norm if self.config.gradient_clipping else None,
-            scaler=self.scaler,
+            scale=self.scale,
             check=self.interruption.check,
+            world=self.world,
         )
         self.progress.step += 1
         if result is None:
@@ -215,9 +220,9 @@ class Run:
         if self.eval_loader is None:
             self.selection.offer(step, None)
             return
-        batches = islice(self.eval_loader.batches(0), self.config.max_eval_step or None)
+        batches = self.eval_loader.batches(0, stop=self.config.max_eval_step or None)
         parts = on_device(batches, self.device, self.model.dtype)
-        result = evaluate(self.model, self._heeding(parts))
+        result = evaluate(self.model, parts, check=self.interruption.check, world=self.world)
         self.progress.eval_losses.append(result.loss)
         self.log.write(
             {
@@ -232,11 +237,6 @@ class Run:
             f"Step {step}: eval_ppl={perplexity(result.loss):.4f} eval_epoch_loss={result.loss:.4f}"
             + (", the best so far" if best else "")
         )
-
-    def _heeding(self, batches: Iterator[Batch]) -> Iterator[Batch]:
-        for batch in batches:
-            self.interruption.check()
-            yield batch
 
     def _stop_reason(self, ends_epoch: bool) -> str:
         if self.selection.exhausted:

@@ -16,11 +16,12 @@ from llama_recipes.configs.run import RunConfig
 from llama_recipes.configs.section import flag_of
 from llama_recipes.data.store import TokenStore
 from llama_recipes.errors import CheckpointError, ConfigError
+from llama_recipes.parallel.world import World
 
 _DECIDES = {
     "train_config": (
         *("batching_strategy", "context_length", "batch_size_training"),
-        *("gradient_accumulation_steps", "gradient_clipping", "gradient_clipping_threshold"),
+        *("gradient_clipping", "gradient_clipping_threshold"),
         *("lr", "weight_decay", "gamma", "lr_scheduler", "warmup_steps", "seed", "use_fp16"),
         *("mixed_precision", "use_peft", "peft_method", "freeze_layers", "num_freeze_layers"),
         *("quantization", "truncation", "train_on_prompt", "dataset"),
@@ -33,9 +34,13 @@ counts is what is in them."""
 
 
 def identity(
-    config: RunConfig, *, model: str, tokenizer: str, data: TokenStore
+    config: RunConfig, *, model: str, tokenizer: str, data: TokenStore, processes: int
 ) -> dict[str, dict[str, Any]]:
-    """What has to be the same. model, tokenizer: fingerprints."""
+    """What has to be the same. model, tokenizer: fingerprints.
+
+    Of `processes` and the micro-batches that each accumulates only the product counts: half as many
+    processes that accumulate twice as much make the same steps.
+    """
     train = config.train_config
     whole = [f"{train.peft_method}_config"] if train.use_peft else []
     whole += ["quantization_config"] if train.quantization == "4bit" else []
@@ -45,17 +50,27 @@ def identity(
         for section, names in decides.items()
         for name in names
     }
+    micro_batches = train.gradient_accumulation_steps * processes
+    settings["train_config.gradient_accumulation_steps × processes"] = micro_batches
     inputs = {"model": model, "tokenizer": tokenizer, "training data": data.digest}
     return {"settings": settings, "inputs": inputs}
 
 
 def checkpoint_to_resume(
-    config: RunConfig, folder: Path | None, warn: Callable[[str], None]
+    config: RunConfig, root: Path | None, warn: Callable[[str], None], world: World
 ) -> Checkpoint | None:
     """The one that `resume` asks for; None where it asks for none, or for the newest of none.
 
+    root: the folder of this run's checkpoints. One process reads and checks the files for all.
     Raises ConfigError and CheckpointError.
     """
+    found: list[Checkpoint | None] = []
+    world.lead(lambda: found.append(_find(config, root, warn)))
+    path = world.texts(str(found[0].path) if found and found[0] else "")[0]
+    return open_checkpoint(Path(path), verify=False) if path else None
+
+
+def _find(config: RunConfig, root: Path | None, warn: Callable[[str], None]) -> Checkpoint | None:
     asked = config.train_config.resume
     if not asked:
         return None
@@ -67,11 +82,10 @@ def checkpoint_to_resume(
                 f" OUTPUT_DIR/{FOLDER}/step-00000040, or say --resume auto."
             )
         return open_checkpoint(path)
-    if folder is None:
+    if root is None:
         raise ConfigError(
             "--resume auto looks for checkpoints in --output_dir, which is not given. Name it."
         )
-    root = folder / FOLDER
     found = newest_checkpoint(root, warn)
     if found is None and any(root.glob("step-*")):
         raise CheckpointError(

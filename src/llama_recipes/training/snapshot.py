@@ -6,7 +6,7 @@ Weights that are not trained are the base model's and stay with it.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any
@@ -15,32 +15,61 @@ import torch
 from torch import Tensor, nn
 
 from llama_recipes.checkpoint.folder import Checkpoint, Tensors
+from llama_recipes.checkpoint.pieces import Piece, Pieces, Shards
 from llama_recipes.checkpoint.store import drafted
+from llama_recipes.configs.fsdp import StateDictType
 from llama_recipes.model.safetensors_folder import save_tensors
+from llama_recipes.parallel.shards import is_first_copy, is_shared, own_rows, whole, with_rows
+from llama_recipes.parallel.world import World
 from llama_recipes.training.loop import Progress, Run
+from llama_recipes.training.loss_scale import LossScale
 from llama_recipes.training.random_state import RandomState
 
 _SEPARATOR = "|"
 """Between a parameter's name and that of its state; no module's name has it."""
 
 
-def tensors_of(run: Run) -> Tensors:
-    """Trained weights, the optimizer's state of each, and the random generators."""
-    return {
-        "weights": {name: weight.detach() for name, weight in _trained(run.model)},
-        "optimizer": {
-            f"{name}{_SEPARATOR}{part}": value
-            for name, weight in _trained(run.model)
-            for part, value in run.optimizer.state[weight].items()
-        },
-        "random": dict(run.random.tensors),
+def tensors_of(run: Run, layout: StateDictType = StateDictType.FULL_STATE_DICT) -> Tensors:
+    """This process's part of trained weights, the optimizer's state, and the random generators.
+
+    layout: each process's own rows, or all of them with the process of rank 0. Every process asks.
+    """
+    trained = list(_trained(run.model))
+    weights: dict[str, Tensor] = dict(trained)
+    moments = {
+        f"{name}{_SEPARATOR}{part}": value
+        for name, weight in trained
+        for part, value in run.optimizer.state[weight].items()
     }
+    random = {f"{run.world.rank}.{name}": value for name, value in run.random.tensors.items()}
+    return {
+        "weights": _pieces(weights, layout, run.world),
+        "optimizer": _pieces(moments, layout, run.world),
+        "random": {key: Piece.whole(value) for key, value in random.items()},
+    }
+
+
+def _pieces(tensors: Mapping[str, Tensor], layout: StateDictType, world: World) -> Pieces:
+    gathered = layout == StateDictType.FULL_STATE_DICT
+    found = {}
+    for key, tensor in tensors.items():
+        if gathered or not is_shared(tensor):
+            piece = Piece.whole(whole(tensor))
+            kept_here = world.rank == 0
+        else:
+            piece = Piece(*own_rows(tensor), tuple(tensor.shape))
+            kept_here = is_first_copy(tensor) and len(piece.rows) > 0
+        if kept_here:
+            found[key] = piece
+    return found
 
 
 def save_optimizer(run: Run, folder: Path) -> None:
     """The optimizer's state beside the result, for whoever wants to look at it or reuse it."""
-    with drafted(folder / "optimizer.safetensors") as draft:
-        save_tensors(tensors_of(run)["optimizer"], draft)
+    pieces = tensors_of(run)["optimizer"]
+    if run.world.rank == 0:
+        with drafted(folder / "optimizer.safetensors") as draft:
+            save_tensors({key: piece.rows for key, piece in pieces.items()}, draft)
 
 
 def state_of(run: Run) -> dict[str, Any]:
@@ -56,7 +85,7 @@ def state_of(run: Run) -> dict[str, Any]:
     return {
         "progress": asdict(run.progress),
         "selection": selection,
-        "scaler": run.scaler.state_dict(),
+        "loss_scale": asdict(run.scale),
         "metrics_bytes": run.log.durable_bytes(),
     }
 
@@ -65,25 +94,37 @@ def state_of(run: Run) -> dict[str, Any]:
 def restore(run: Run, checkpoint: Checkpoint) -> None:
     """Put a run that was just made where the one was that saved `checkpoint`."""
     state = checkpoint.state
-    weights, moments = checkpoint.tensors("weights"), checkpoint.tensors("optimizer")
-    parts: dict[str, dict[str, Tensor]] = {}
-    for key, value in moments.items():
+    weights, moments = checkpoint.shards("weights"), checkpoint.shards("optimizer")
+    parts: dict[str, list[str]] = {}
+    for key in moments.shapes:
         name, part = key.split(_SEPARATOR)
-        parts.setdefault(name, {})[part] = value
+        parts.setdefault(name, []).append(part)
     for name, weight in _trained(run.model):
-        weight.copy_(weights[name])
-        if name in parts:
+        rows, first = own_rows(weight)
+        rows.copy_(weights.rows(name, first, len(rows)))
+        for part in parts.get(name, []):
+            key = f"{name}{_SEPARATOR}{part}"
             # The steps' count stays where the optimizer keeps it: on the processor, or with a GPU's
             # fused kernel beside the weight.
-            run.optimizer.state[weight] = {
-                part: value.to(weight.device) for part, value in parts[name].items()
-            }
+            value = moments.rows(key, first, len(rows)).to(rows.device)
+            shared = with_rows(weight, value) if moments.shapes[key] else value
+            run.optimizer.state[weight][part] = shared
     run.progress = Progress(**state["progress"])
     for name, value in state["selection"].items():
         setattr(run.selection, name, math.inf if (name, value) == ("best_loss", None) else value)
-    run.scaler.load_state_dict(state["scaler"])
-    run.random = RandomState(checkpoint.tensors("random"))
-    run.random.restore()
+    run.scale = LossScale(**state["loss_scale"])
+    _restore_random(run, checkpoint.shards("random"))
+
+
+def _restore_random(run: Run, stored: Shards) -> None:
+    """A process of a rank that the saved run did not have draws as one that starts anew."""
+    own = f"{run.world.rank}."
+    tensors = {
+        key.removeprefix(own): stored.whole(key) for key in stored.shapes if key.startswith(own)
+    }
+    if tensors:
+        run.random = RandomState(tensors)
+        run.random.restore()
 
 
 def _trained(model: nn.Module) -> Iterator[tuple[str, nn.Parameter]]:

@@ -39,7 +39,7 @@ def windows(
 ) -> Iterator[Window]:
     """Every `accumulation` micro-batches are a step; an epoch's last one takes what is left.
 
-    It begins with micro-batch `first_batch` of `first_epoch`.
+    It begins with micro-batch `first_batch` of `first_epoch`, counted over all processes.
     """
     for epoch in range(first_epoch, epochs):
         batches = loader.batches(epoch, first_batch if epoch == first_epoch else 0)
@@ -64,7 +64,7 @@ def largest_slice(loader: Loader, device: torch.device, dtype: torch.dtype) -> i
         padded = loader.strategy == "padding"
         return int(documents.max() * len(documents) if padded else documents.sum())
 
-    batch = max(tokens(batch) for batch in loader.plan(0))
+    batch = max(tokens(batch) for batch in loader.plan(0) if batch)
     longest = int(lengths.max())
     return max(longest, min(batch, slice_tokens(dtype))) if device.type == "cpu" else batch
 

@@ -1,0 +1,157 @@
+"""Several processes that train together, over torch.distributed: NCCL between GPUs, else gloo."""
+
+from __future__ import annotations
+
+import faulthandler
+import json
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from datetime import timedelta
+from hashlib import blake2b
+from typing import cast
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch.distributed.fsdp import FSDPModule
+from torch.distributed.rendezvous import rendezvous
+
+from llama_recipes.configs.fsdp import FsdpConfig
+from llama_recipes.errors import FollowedError, LlamaRecipesError, ProcessLostError
+from llama_recipes.model.llama import Llama
+from llama_recipes.model.weights import TensorSource
+from llama_recipes.parallel import ranks
+from llama_recipes.parallel.read_by_one import ReadByOne
+from llama_recipes.parallel.strategy import groups, make_mesh, shard
+
+_FOREVER = timedelta(days=365)
+_LOST = ("gloo", "Gloo", "NCCL", "Connection closed", "Connection reset", "timed out", "Timed out")
+"""What the errors say that a process gets when another is gone or does not answer."""
+
+
+class ManyProcesses:
+    """`World` under torchrun.
+
+    Raises ConfigError where the settings do not fit the number of processes.
+    """
+
+    def __init__(self, config: FsdpConfig, device: torch.device) -> None:
+        self.rank, self.size, self.device = ranks.rank(), ranks.world_size(), device
+        self._config = config
+        self._groups = groups(
+            config, processes=self.size, processes_of_host=ranks.local_world_size()
+        )
+        backend = "gloo" if device.type == "cpu" else f"cpu:gloo,{device.type}:nccl"
+        self._timeout = timedelta(seconds=config.timeout_seconds)
+        self._store, _, _ = next(rendezvous("env://"))
+        dist.init_process_group(
+            backend,
+            store=self._store,
+            rank=self.rank,
+            world_size=self.size,
+            timeout=self._timeout,
+            device_id=None if device.type == "cpu" else device,
+        )
+        self._mesh = make_mesh(device.type, self._groups)
+        self._exchanges = self._prepared = 0
+
+    def shard(self, model: nn.Module, *, gathered_in: torch.dtype | None) -> None:
+        shard(cast(Llama, model), self._mesh, self._config, param_dtype=gathered_in)
+
+    def read_by_one(self, tensors: TensorSource) -> TensorSource:
+        return ReadByOne(tensors, self.rank)
+
+    def gather_gradients(self, model: nn.Module, *, wanted: bool) -> None:
+        cast(FSDPModule, model).set_requires_gradient_sync(wanted)
+
+    def rest(self, model: nn.Module) -> None:
+        for module in model.modules():
+            if isinstance(module, FSDPModule):
+                module.reshard()
+
+    def exchange(self, numbers: Sequence[float]) -> list[list[float]]:
+        self._exchanges += 1
+        self._store.set(f"heard/{self.rank}", str(self._exchanges))
+        mine = torch.tensor(numbers, dtype=torch.float64)
+        return [each.tolist() for each in self._gather(mine)]
+
+    def texts(self, text: str) -> list[str]:
+        content = torch.frombuffer(bytearray(text.encode()) or bytearray(1), dtype=torch.uint8)
+        lengths = [int(length) for (length,) in self.exchange([len(text.encode())])]
+        padded = content.new_zeros(max(*lengths, 1))
+        padded[: len(content)] = content[: len(padded)]
+        parts = zip(self._gather(padded), lengths, strict=True)
+        return [bytes(part[:length].tolist()).decode() for part, length in parts]
+
+    def _gather(self, mine: Tensor) -> list[Tensor]:
+        found = [torch.empty_like(mine) for _ in range(self.size)]
+        dist.all_gather(found, mine)
+        return found
+
+    def lead(self, action: Callable[[], object]) -> None:
+        code, error = 0, None
+        if self.rank == 0:
+            try:
+                action()
+            except BaseException as raised:
+                error = raised
+                code = raised.exit_code if isinstance(raised, LlamaRecipesError) else 1
+        code = int(self.exchange([code])[0][0])
+        if error is not None:
+            raise error
+        if code:
+            raise FollowedError(code)
+
+    def once_a_host(self, make: Callable[[], str]) -> str:
+        # Through the store and not a collective: preparing data may take longer than any timeout.
+        self._prepared += 1
+        key = f"prepared/{ranks.host()}/{self._prepared}"
+        if ranks.local_rank() == 0:
+            try:
+                made = {"made": make()}
+            except BaseException as error:
+                code = error.exit_code if isinstance(error, LlamaRecipesError) else 1
+                self._store.set(key, json.dumps({"failed": code}))
+                raise
+            self._store.set(key, json.dumps(made))
+            return made["made"]
+        self._store.wait([key], _FOREVER)
+        told = json.loads(self._store.get(key))
+        if "failed" in told:
+            raise FollowedError(told["failed"])
+        return str(told["made"])
+
+    def is_first_to_say(self, text: str) -> bool:
+        """Whether no other process has said the same: what fails everywhere is said once."""
+        key = blake2b(text.encode(), digest_size=16).hexdigest()
+        return bool(self._store.add(f"said/{key}", 1) == 1)
+
+    @contextmanager
+    def watched(self) -> Iterator[None]:
+        """What fails because another process is gone or does not answer says which, and ends."""
+        try:
+            yield
+        except (dist.DistError, RuntimeError) as error:
+            if not any(word in str(error) for word in _LOST):
+                raise
+            faulthandler.dump_traceback(sys.stderr)
+            raise ProcessLostError(self._explain(error)) from error
+
+    def _explain(self, error: Exception) -> str:
+        try:
+            keys = [f"heard/{rank}" for rank in range(self.size)]
+            heard = [int(value) for value in self._store.multi_get(keys)]
+        except Exception:
+            heard = []
+        behind = [str(rank) for rank, count in enumerate(heard) if count < max(heard)]
+        who = f"rank {', '.join(behind)}" if behind else "another rank"
+        return (
+            f"Rank {self.rank} waits for {who}, which has ended or has not answered for"
+            f" {self._timeout.total_seconds():.0f} seconds ({str(error).splitlines()[0]})."
+            " torchrun names the process that failed first. Start again with --resume auto: the"
+            " run goes on from its last checkpoint."
+        )
+
+    def leave(self) -> None:
+        dist.destroy_process_group()
