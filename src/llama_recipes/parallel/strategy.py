@@ -8,7 +8,7 @@ loss is divided by the number of supervised tokens of all processes already.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import Any
 
 import torch
 from torch import nn
@@ -84,9 +84,10 @@ def shard(
         fully_shard(layer, reshard_after_forward=lets_go, **common)
     # The head is used after the forward pass of the model, which is why the root is kept gathered.
     fully_shard(model, reshard_after_forward=False, **common)
-    root = cast(FSDPModule, model)
-    root.set_gradient_divide_factor(1.0)
-    root.set_force_sum_reduction_for_comms(True)
+    for module in model.modules():  # both are of one module alone
+        if isinstance(module, FSDPModule):
+            module.set_gradient_divide_factor(1.0)
+            module.set_force_sum_reduction_for_comms(True)
 
 
 def _reduced_in(model: nn.Module) -> torch.dtype:
