@@ -53,16 +53,14 @@ def write_checkpoint(
 ) -> Path:
     """Publish the checkpoint of `step` below `root`; one of the same step is replaced.
 
-    Every process writes its own files into one folder, which all have to see. Raises
-    CheckpointError where one of them cannot; what was there before is intact then.
+    Every process writes its own files into one folder, which all have to see; no two of the same
+    name. Raises CheckpointError where one of them cannot; what was there before is intact then.
     """
     path = root / f"step-{step:08}"
     draft = root / f".draft-{path.name}"
-    part = "" if world.size == 1 else f"-{world.rank + 1:05}-of-{world.size:05}"
     try:
         world.lead(lambda: _in_words(step, root, lambda: _begin(root, draft)))
-        written = {f"{name}{part}": pieces for name, pieces in tensors.items() if pieces}
-        told = [json.loads(text) for text in world.texts(json.dumps(_write(written, draft)))]
+        told = [json.loads(text) for text in world.texts(json.dumps(_write(tensors, draft)))]
         if failed := [each for each in told if "failed" in each]:
             raise _not_written(step, root, failed[0]["failed"])
         sums = {name: digest for each in told for name, digest in each["sums"].items()}

@@ -41,12 +41,16 @@ def tensors_of(run: Run, layout: StateDictType = StateDictType.FULL_STATE_DICT) 
         for name, weight in trained
         for part, value in run.optimizer.state[weight].items()
     }
-    random = {f"{run.world.rank}.{name}": value for name, value in run.random.tensors.items()}
-    return {
-        "weights": _pieces(weights, layout, run.world),
-        "optimizer": _pieces(moments, layout, run.world),
-        "random": {key: Piece.whole(value) for key, value in random.items()},
+    world = run.world
+    random = {f"{world.rank}.{name}": value for name, value in run.random.tensors.items()}
+    own = "" if world.size == 1 else f"-{world.rank + 1:05}-of-{world.size:05}"
+    part = "" if layout == StateDictType.FULL_STATE_DICT else own
+    files = {
+        f"weights{part}": _pieces(weights, layout, world),
+        f"optimizer{part}": _pieces(moments, layout, world),
+        f"random{own}": {key: Piece.whole(value) for key, value in random.items()},
     }
+    return {name: pieces for name, pieces in files.items() if pieces}
 
 
 def _pieces(tensors: Mapping[str, Tensor], layout: StateDictType, world: World) -> Pieces:
@@ -66,8 +70,8 @@ def _pieces(tensors: Mapping[str, Tensor], layout: StateDictType, world: World) 
 
 def save_optimizer(run: Run, folder: Path) -> None:
     """The optimizer's state beside the result, for whoever wants to look at it or reuse it."""
-    pieces = tensors_of(run)["optimizer"]
-    if run.world.rank == 0:
+    pieces = tensors_of(run).get("optimizer")
+    if pieces is not None:
         with drafted(folder / "optimizer.safetensors") as draft:
             save_tensors({key: piece.rows for key, piece in pieces.items()}, draft)
 
