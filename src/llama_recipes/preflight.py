@@ -132,6 +132,14 @@ def check_vocabulary(splits: Splits, tokenizer: Tokenizer, model: LlamaConfig) -
         )
 
 
+def say_what_offloading_does(config: RunConfig, device: torch.device, screen: Screen) -> None:
+    if config.fsdp_config.fsdp_cpu_offload and device.type == "cpu":
+        screen.warn(
+            "--fsdp_cpu_offload has no effect in this run: on a processor weights are in the host's"
+            " memory already."
+        )
+
+
 def compute_dtype(device: torch.device, train: TrainConfig, screen: Screen) -> torch.dtype:
     """fp16 where it was asked for; bf16 where it was, and the device has it."""
     if train.use_fp16:
@@ -149,8 +157,10 @@ def gathered_in(config: RunConfig, dtype: torch.dtype) -> torch.dtype | None:
 
     What explains quantised weights is never rounded.
     """
-    rounds = config.fsdp_config.mixed_precision and not config.train_config.quantization
-    return dtype if rounds and dtype != torch.float32 else None
+    fsdp = config.fsdp_config
+    rounds = fsdp.use_fp16 if dtype == torch.float16 else fsdp.mixed_precision
+    wanted = rounds and not config.train_config.quantization
+    return dtype if wanted and dtype != torch.float32 else None
 
 
 def kept_on(config: RunConfig, device: torch.device) -> torch.device:

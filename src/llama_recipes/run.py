@@ -89,6 +89,8 @@ def _finetune(config: RunConfig, screen: Screen, interruption: Interruption) -> 
     config, adapter = resolve(config, source.config, screen, extended=extended)
     train = config.train_config
     device = world.device
+    if train.enable_fsdp:
+        preflight.say_what_offloading_does(config, device, screen)
     dtype = preflight.compute_dtype(device, train, screen)
     preflight.use_kernels(world, dtype, required=train.use_fast_kernels, screen=screen)
     model, adapter_names = shape_model(source.config, config, adapter, dtype)

@@ -194,9 +194,7 @@ def test_all_problems_come_at_once_and_each_once() -> None:
         "--use_fp16",  # in two sections, said once
         "--lr",
         "--enable_fsdp",  # with --one_gpu
-        "--enable_fsdp:",  # not built
         "--model_name",
-        "--output_dir",
         "--dist_checkpoint_root_folder",
         "--samsum_dataset.data_path",
     ]

@@ -59,6 +59,14 @@ def test_the_place_of_a_path_counts_as_not_given() -> None:
 
 IN_CONFLICT = [
     (["--enable_fsdp", "--one_gpu"], "--enable_fsdp and --one_gpu exclude each other"),
+    (
+        ["--enable_fsdp", "--hsdp", "--sharding_strategy=NO_SHARD"],
+        "--hsdp and --sharding_strategy NO_SHARD",
+    ),
+    (
+        ["--enable_fsdp", "--fsdp_config.use_fp16"],
+        "--fsdp_config.use_fp16 needs --train_config.use_fp16",
+    ),
     (["--flop_counter", "--use_profiler"], "--flop_counter and --use_profiler exclude each other"),
     (["--use_profiler", "--max_train_step=6"], "--max_train_step is 6, but --use_profiler"),
     (["--use_fp16", "--no_mixed_precision"], "--use_fp16 and --no_mixed_precision exclude"),
@@ -140,7 +148,7 @@ def test_an_adapter_that_is_not_built_is_no_matter_without_adapters() -> None:
 # The end of the warning → flags with which it comes, flags with which it does not.
 COMES_AND_GOES = {
     "without --use_peft": ([], ["--use_peft"]),
-    "without --save_model": (["--no_save_model"], ["--save_model"]),
+    "without --save_model": (["--no_save_model"], ["--save_model", "--enable_fsdp"]),
     "without --resume": ([], ["--resume=auto"]),
     "without --use_peft and --peft_method lora": ([], ["--use_peft"]),
     "without --use_peft and --peft_method llama_adapter": ([], ["--use_peft"]),
@@ -173,7 +181,15 @@ COMES_AND_GOES = {
         ["--optimizer=anyprecision", "--pure_bf16"],
     ),
     "without --use_wandb": ([], ["--use_wandb"]),
-    "without --enable_fsdp": ([], ["--enable_fsdp"]),
+    "without --enable_fsdp": ([], ["--enable_fsdp", "--hsdp"]),
+    "without --hsdp or --sharding_strategy HYBRID_SHARD": (
+        ["--enable_fsdp"],
+        ["--enable_fsdp", "--hsdp"],
+    ),
+    "because the checkpoints of an adapter stand in --output_dir": (
+        ["--enable_fsdp", "--use_peft"],
+        ["--enable_fsdp"],
+    ),
 }
 
 

@@ -12,17 +12,14 @@ from llama_recipes.configs.section import flag_of
 from llama_recipes.configs.settings import SETTINGS
 from llama_recipes.kernels import build
 from support.inputs import make_inputs
+from support.on_ranks import SEEN_ON_RANKS
 from support.outcome import Outcome, run
 from support.setting_cases import CASES, LORA, USUAL, Case, code
 from support.settings import another_value
 
 IDLE_WITHOUT = {
-    "train_config.low_cpu_fsdp": "--enable_fsdp",
-    "train_config.dist_checkpoint_root_folder": "--enable_fsdp",
-    "train_config.dist_checkpoint_folder": "--enable_fsdp",
     "train_config.flop_counter_start": "--flop_counter",
     "train_config.profiler_dir": "--use_profiler",
-    "fsdp_config": "--enable_fsdp",
     "wandb_config": "--use_wandb",
 }
 """Settings and sections that matter to a feature alone that is not built → the flags for it."""
@@ -66,6 +63,7 @@ def outcome(tmp_path_factory: pytest.TempPathFactory) -> Runner:
 def test_every_setting_has_its_place_here() -> None:
     changed = {case.key for case in CASES}
     places = [changed, set(NOT_BUILT), set(IDLE), set(WITHOUT_ALTERNATIVE), OWN_TEST]
+    places.append(SEEN_ON_RANKS)
     assert set().union(*places) == set(SETTINGS)
     assert sum(map(len, places)) == len(SETTINGS)
 
@@ -115,15 +113,16 @@ def asking(key: str) -> str:
 
 def test_what_nothing_reads_is_warned_of_and_changes_nothing(outcome: Runner) -> None:
     """Without bf16, because a value that train_config.mixed_precision has too counts as heard."""
-    mixed = "--mixed_precision"
-    asked, usual = outcome(mixed, *map(asking, IDLE)), outcome(mixed)
+    mixed, shared = "--mixed_precision", sorted(SEEN_ON_RANKS - {"train_config.enable_fsdp"})
+    idle = [*IDLE, *shared]
+    asked, usual = outcome(mixed, *map(asking, idle)), outcome(mixed)
     warned = [
         flag
         for line in asked.out.splitlines()
         if line.startswith("Warning: ") and " no effect in this run without " in line
         for flag in line.removeprefix("Warning: ").split(" ha")[0].split(", ")
     ]
-    assert sorted(warned) == sorted(map(flag_of, IDLE))
+    assert sorted(warned) == sorted(map(flag_of, idle))
     assert asked.steps("loss") == usual.steps("loss")
 
 

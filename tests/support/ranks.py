@@ -24,7 +24,7 @@ def environment(rank: int, size: int, *, port: int = 0, hosts: int = 1) -> dict[
         "MASTER_ADDR": "127.0.0.1",
         "MASTER_PORT": port,
         "OMP_NUM_THREADS": 1,
-        "PYTHONPATH": f"{TESTS}:{os.environ.get('PYTHONPATH', '')}",
+        "PYTHONPATH": f"{TESTS}:{TESTS.parent}:{os.environ.get('PYTHONPATH', '')}",
     }
     return os.environ | {name: str(value) for name, value in variables.items()}
 
@@ -39,16 +39,29 @@ def free_ports(count: int) -> list[int]:
     return ports
 
 
+def facts(folder: Path, job: int, size: int) -> list[dict]:
+    """What `support.rank_worker` found out about a job, by rank."""
+    return [json.loads((folder / f"{job}-{rank}.facts").read_text()) for rank in range(size)]
+
+
 def run_jobs(
-    folder: Path, jobs: Sequence[list[str]], *, size: int, hosts: int = 1, timeout: float = 300
+    folder: Path,
+    jobs: Sequence[list[str] | dict],
+    *,
+    size: int,
+    hosts: int = 1,
+    timeout: float = 300,
 ) -> None:
-    """Run each job's flags on `size` ranks; what they print is in `folder`, NUMBER-RANK.log.
+    """Run each job on `size` ranks; what they print is in `folder`, NUMBER-RANK.log.
+
+    A job is its flags, or these with what else `support.rank_worker` takes.
 
     Raises AssertionError with the last lines of a rank that failed.
     """
     folder.mkdir(parents=True, exist_ok=True)
     ports = free_ports(len(jobs))
-    plan = [{"flags": flags, "port": port} for flags, port in zip(jobs, ports, strict=True)]
+    whole = [job if isinstance(job, dict) else {"flags": job} for job in jobs]
+    plan = [{"code": 0, "port": port} | job for job, port in zip(whole, ports, strict=True)]
     (folder / "jobs.json").write_text(json.dumps(plan))
     command = [sys.executable, "-m", "support.rank_worker", str(folder / "jobs.json")]
     ranks = [

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import get_args
 
 from llama_recipes.configs.datasets import DatasetName
+from llama_recipes.configs.fsdp import ShardingStrategy
 from llama_recipes.configs.run import RunConfig
 from llama_recipes.configs.section import flag_of, is_given
 
@@ -132,6 +133,7 @@ NEEDS = (
             "train_config.checkpoint_every",
             "train_config.keep_checkpoints",
             "train_config.save_optimizer",
+            "fsdp_config.checkpoint_type",
         ),
         lambda c: c.train_config.save_model,
         "without --save_model",
@@ -155,9 +157,22 @@ NEEDS = (
             "fsdp_config.replica_group_size",
             "fsdp_config.checkpoint_type",
             "fsdp_config.fsdp_cpu_offload",
+            "fsdp_config.timeout_seconds",
         ),
         lambda c: c.train_config.enable_fsdp,
         "without --enable_fsdp",
+    ),
+    Need(
+        ("fsdp_config.sharding_group_size", "fsdp_config.replica_group_size"),
+        lambda c: (
+            c.fsdp_config.hsdp or c.fsdp_config.sharding_strategy == ShardingStrategy.HYBRID_SHARD
+        ),
+        "without --hsdp or --sharding_strategy HYBRID_SHARD",
+    ),
+    Need(
+        ("train_config.dist_checkpoint_root_folder", "train_config.dist_checkpoint_folder"),
+        lambda c: not c.train_config.use_peft,
+        "because the checkpoints of an adapter stand in --output_dir",
     ),
 )
 

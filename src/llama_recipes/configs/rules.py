@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from llama_recipes.configs import not_built
+from llama_recipes.configs.fsdp import ShardingStrategy
 from llama_recipes.configs.needs import has_validation_part
 from llama_recipes.configs.run import RunConfig
 from llama_recipes.configs.section import flag_of, is_given
@@ -96,6 +97,24 @@ CONFLICTS = (
         lambda c: c.train_config.enable_fsdp and c.train_config.one_gpu,
         "--enable_fsdp and --one_gpu exclude each other: one shards over several devices, the "
         "other uses one; leave one of them out.",
+    ),
+    Conflict(
+        ("fsdp_config.hsdp", "fsdp_config.sharding_strategy"),
+        lambda c: (
+            c.train_config.enable_fsdp
+            and c.fsdp_config.hsdp
+            and c.fsdp_config.sharding_strategy == ShardingStrategy.NO_SHARD
+        ),
+        "--hsdp and --sharding_strategy NO_SHARD exclude each other: the first shards within "
+        "groups, the second nowhere; leave one of them out.",
+    ),
+    Conflict(
+        ("fsdp_config.use_fp16", "train_config.use_fp16"),
+        lambda c: (
+            c.train_config.enable_fsdp and c.fsdp_config.use_fp16 and not c.train_config.use_fp16
+        ),
+        "--fsdp_config.use_fp16 needs --train_config.use_fp16: what is sent in fp16 is computed in "
+        "it. Write --use_fp16, which sets both.",
     ),
     Conflict(
         ("train_config.flop_counter", "train_config.use_profiler"),

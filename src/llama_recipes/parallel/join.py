@@ -8,7 +8,7 @@ from contextlib import contextmanager
 import torch
 
 from llama_recipes.configs.run import RunConfig
-from llama_recipes.errors import ConfigError, FollowedError, LlamaRecipesError
+from llama_recipes.errors import ConfigError, FollowedError, LlamaRecipesError, ProcessLostError
 from llama_recipes.parallel import ranks
 from llama_recipes.parallel.device import choose_device
 from llama_recipes.parallel.world import OneProcess, World
@@ -33,11 +33,13 @@ def joined(config: RunConfig) -> Iterator[World]:
     try:
         with world.watched():
             yield world
-    except FollowedError:
+    except (FollowedError, ProcessLostError):
         raise
     except LlamaRecipesError as error:
         if not world.is_first_to_say(str(error)):
+            world.leave()
             raise FollowedError(error.exit_code) from error
+        world.leave()
         raise
     world.leave()
 
