@@ -11,7 +11,7 @@ from collections.abc import Sequence
 
 from llama_recipes.configs.flags import parse, to_yaml
 from llama_recipes.errors import ConfigError, FollowedError, guard
-from llama_recipes.parallel.ranks import rank, share_processor
+from llama_recipes.parallel.ranks import end, rank, share_processor
 
 PROG = "python -m llama_recipes.finetuning"
 
@@ -39,4 +39,4 @@ def main(argv: Sequence[str], *, prog: str = PROG) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    end(main(sys.argv[1:]))

@@ -65,7 +65,15 @@ def test_a_run_that_was_killed_before_it_saved_can_be_started_again(flags, tmp_p
 def test_several_processes_do_not_train_into_one_folder(flags, tmp_path, monkeypatch, capsys):
     monkeypatch.setenv("WORLD_SIZE", "2")
     assert main(flags) == 2
-    assert "torchrun started 2 processes" in capsys.readouterr().err
+    assert "torchrun started 2 processes, which would all train the same" in (
+        capsys.readouterr().err
+    )
+    assert not (tmp_path / "result").exists()
+
+
+def test_sharing_alone_names_the_command_that_starts_several(flags, tmp_path, capsys):
+    assert main([*flags, "--enable_fsdp"]) == 2
+    assert "Start them with torchrun --nproc_per_node N" in capsys.readouterr().err
     assert not (tmp_path / "result").exists()
 
 

@@ -1,8 +1,8 @@
 """One rank that runs several jobs one after the other: importing takes longer than any of them.
 
 python -m support.rank_worker JOBS.json, with torchrun's variables in the environment. A job has
-flags, a port of its own, the exit code that it should end with, and perhaps a signal: which one,
-which rank sends it to itself, and in which of the micro-batches that it computes.
+flags, a port of its own, the exit code that it should end with, and perhaps a signal or a NaN: in
+which rank, and in which of the micro-batches that it computes.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ import os
 import signal
 import sys
 from collections import Counter
+from collections.abc import Callable
 from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
 
@@ -20,6 +21,7 @@ import torch
 from benchmarks.traffic import counted
 from llama_recipes.finetuning import main
 from llama_recipes.model.safetensors_folder import SafetensorsFolder
+from llama_recipes.parallel.ranks import end
 from llama_recipes.training import step
 
 
@@ -30,7 +32,9 @@ def run(path: Path) -> None:
         os.environ["MASTER_PORT"] = str(job["port"])
         output = path.with_name(f"{number}-{rank}.log")
         if "signal" in job:
-            signal_in(job["signal"])
+            in_micro_batch(job["signal"], lambda how=job["signal"]: send(how["name"]))
+        if "nan" in job:
+            in_micro_batch(job["nan"], lambda: float("nan"))
         READ.clear()
         with (
             output.open("w", buffering=1) as file,
@@ -65,19 +69,25 @@ SafetensorsFolder.read = counting_read
 BATCH_LOSS = step.batch_loss
 
 
-def signal_in(how: dict) -> None:
-    """Send this process a signal in the middle of its micro-batch of that number."""
+def send(name: str) -> float:
+    os.kill(os.getpid(), getattr(signal, name))
+    return 1.0
+
+
+def in_micro_batch(where: dict, act: Callable[[], float]) -> None:
+    """Multiply the loss of that micro-batch of that rank with what `act` gives."""
     count = 0
 
     def batch_loss(*arguments):
         nonlocal count
         count += 1
-        if count == how["micro_batch"] and os.environ["RANK"] == str(how["rank"]):
-            os.kill(os.getpid(), getattr(signal, how["name"]))
-        return BATCH_LOSS(*arguments)
+        here = count == where["micro_batch"] and os.environ["RANK"] == str(where["rank"])
+        factor = act() if here else 1.0
+        return factor * BATCH_LOSS(*arguments)
 
     step.batch_loss = batch_loss
 
 
 if __name__ == "__main__":
     run(Path(sys.argv[1]))
+    end(0)

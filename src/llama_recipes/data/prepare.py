@@ -30,9 +30,6 @@ _LIBRARIES = ("transformers", "tokenizers", "jinja2")
 """What turns text into ids besides this package's own code."""
 
 
-Once = Callable[[Callable[[], str]], str]
-
-
 @dataclass(frozen=True)
 class Preparation:
     """What decides how a row becomes a document; every field is part of the cache's key."""
@@ -48,27 +45,17 @@ def prepare(
     how: Preparation,
     *,
     notify: Callable[[str], None] = lambda _: None,
-    once: Once = lambda make: make(),
 ) -> TokenStore:
     """The documents of `source`, from the cache where the same have been prepared before.
 
-    once: calls what it is given on one process of each host, and gives all what that returned.
     Raises DataError for bad rows (unless the source skips them), for documents that are too long
     where that is an error, and where nothing is left to train on.
     """
     notify(source.description)
-    return open_store(Path(once(lambda: str(_prepared(source, tokenizer, how, notify)))))
-
-
-def _prepared(
-    source: Source, tokenizer: Tokenizer, how: Preparation, notify: Callable[[str], None]
-) -> Path:
-    """The folder that holds the documents."""
     folder = _cache_folder(source, tokenizer, how)
     if folder is not None and folder.is_dir():
         try:
-            open_store(folder)
-            return folder
+            return open_store(folder)
         except DamagedStoreError:
             notify(f"What was kept of it in {folder} is damaged, and is made anew.")
             shutil.rmtree(folder, ignore_errors=True)
@@ -85,8 +72,7 @@ def _prepared(
         atexit.register(shutil.rmtree, temporary, ignore_errors=True)
         folder = Path(temporary) / "documents"
     try:
-        write_store(folder, documents, report)
-        return folder
+        return write_store(folder, documents, report)
     except OSError as error:
         raise DataError(
             f"The tokenised data set could not be written to {folder.parent}:"

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 
 from llama_recipes.configs.datasets import FileDataset
 from llama_recipes.configs.section import Section, is_given
-from llama_recipes.data.example import Collator, Format, Split
-from llama_recipes.data.prepare import Once, Preparation, prepare, split_off
-from llama_recipes.data.sources import open_source
-from llama_recipes.data.store import TokenStore
+from llama_recipes.data.example import Collator, Format, Source, Split
+from llama_recipes.data.prepare import Preparation, prepare, split_off
+from llama_recipes.data.sources import open_collator, open_source
+from llama_recipes.data.store import TokenStore, open_store
 from llama_recipes.data.tokenizer import Tokenizer
 from llama_recipes.errors import DataError
 
@@ -36,21 +38,47 @@ def open_splits(
     validate: bool,
     seed: int,
     notify: Callable[[str], None],
-    once: Once = lambda make: make(),
+    once: Callable[[Callable[[], str]], str] = lambda make: make(),
 ) -> Splits:
-    """Read, tokenise and cache a data set; once: as in `prepare`. Raises DataError."""
+    """Read, tokenise and cache a data set. Raises DataError.
+
+    once: calls what it is given on one process of each host, and gives all what that returned.
+    """
+    opened: list[Source] = []
+
+    def make() -> str:
+        return json.dumps(_prepared(section, tokenizer, how, validate, notify, opened))
+
+    made = json.loads(once(make))
+    train = open_store(Path(made["train"]))
+    validation = open_store(Path(made["validation"])) if "validation" in made else None
+    held_out = section.validation_fraction if isinstance(section, FileDataset) else 0.0
+    if validate and validation is None and held_out:
+        train, validation = split_off(train, held_out, seed=seed)
+    collator = opened[0].collator if opened else open_collator(section, tokenizer)
+    return Splits(train, validation, made["format"], collator)
+
+
+def _prepared(
+    section: Section,
+    tokenizer: Tokenizer,
+    how: Preparation,
+    validate: bool,
+    notify: Callable[[str], None],
+    opened: list[Source],
+) -> dict[str, str]:
+    """The stores' folders by their parts, and the format; the training part's source goes to
+    `opened`."""
     source = open_source(section, "train", tokenizer=tokenizer)
     if source is None:
         raise DataError("The data set has no training part.")
-    train = prepare(source, tokenizer, how, notify=notify, once=once)
-    validation = None
-    if validate:
-        held_out = open_source(section, "validation", tokenizer=tokenizer)
-        if held_out is not None:
-            validation = prepare(held_out, tokenizer, how, notify=notify, once=once)
-        elif isinstance(section, FileDataset) and section.validation_fraction:
-            train, validation = split_off(train, section.validation_fraction, seed=seed)
-    return Splits(train, validation, source.format, source.collator)
+    opened.append(source)
+    train = prepare(source, tokenizer, how, notify=notify)
+    made = {"format": source.format, "train": str(train.folder)}
+    held_out = open_source(section, "validation", tokenizer=tokenizer) if validate else None
+    if held_out is not None:
+        made["validation"] = str(prepare(held_out, tokenizer, how, notify=notify).folder)
+    return made
 
 
 @dataclass(frozen=True)

@@ -32,8 +32,8 @@ class TokenStore:
     """Read-only documents of one split.
 
     lengths, supervised: tokens and trained tokens of each document, [documents] int64.
-    report: what preparing the data counted. digest: changes with any token or label, and with the
-    order of the documents.
+    report: what preparing the data counted. folder: what `open_store` opens. digest: changes with
+    any token or label, and with the order of the documents.
     """
 
     def __init__(
@@ -48,6 +48,7 @@ class TokenStore:
         self._starts, self.lengths = offsets[:-1], np.diff(offsets)
         self.supervised = supervised
         self.report = report
+        self.folder: Path | None = None
         self.digest: str = report["digest"]
 
     def __len__(self) -> int:
@@ -69,6 +70,7 @@ class TokenStore:
         view._ids, view._labels = self._ids, self._labels
         view._starts, view.lengths = self._starts[indices], self.lengths[indices]
         view.supervised = self.supervised[indices]
+        view.folder = None
         view.report = self.report if report is None else report
         chosen = hashlib.blake2b(self.digest.encode(), digest_size=_DIGEST_BYTES)
         chosen.update(indices.astype("<i8").tobytes())
@@ -104,7 +106,9 @@ def open_store(folder: Path) -> TokenStore:
     )
     if not whole:
         raise DamagedStoreError(f"the files in {folder} do not belong together")
-    return TokenStore(ids, labels, offsets, supervised, report)
+    store = TokenStore(ids, labels, offsets, supervised, report)
+    store.folder = folder
+    return store
 
 
 def write_store(

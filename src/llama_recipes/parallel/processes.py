@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import faulthandler
 import json
-import sys
+import time
+import traceback
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import timedelta
@@ -14,6 +14,7 @@ from typing import cast
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
+from torch.distributed.distributed_c10d import PrefixStore
 from torch.distributed.fsdp import FSDPModule
 from torch.distributed.rendezvous import rendezvous
 
@@ -26,6 +27,9 @@ from llama_recipes.parallel.read_by_one import ReadByOne
 from llama_recipes.parallel.strategy import groups, make_mesh, shard
 
 _FOREVER = timedelta(days=365)
+_PATIENCE_SECONDS = 3
+"""How long those that lost a process wait for each other to say so."""
+
 _LOST = ("gloo", "Gloo", "NCCL", "Connection closed", "Connection reset", "timed out", "Timed out")
 """What the errors say that a process gets when another is gone or does not answer."""
 
@@ -44,7 +48,10 @@ class ManyProcesses:
         )
         backend = "gloo" if device.type == "cpu" else f"cpu:gloo,{device.type}:nccl"
         self._timeout = timedelta(seconds=config.timeout_seconds)
-        self._store, _, _ = next(rendezvous("env://"))
+        # torchrun may keep one store over its restarts: addresses of processes that are gone would
+        # be found in it.
+        shared, _, _ = next(rendezvous("env://"))
+        self._store = PrefixStore(f"start {ranks.restarts()}", shared)
         dist.init_process_group(
             backend,
             store=self._store,
@@ -54,7 +61,7 @@ class ManyProcesses:
             device_id=None if device.type == "cpu" else device,
         )
         self._mesh = make_mesh(device.type, self._groups)
-        self._exchanges = self._prepared = 0
+        self._prepared = 0
 
     def shard(self, model: nn.Module, *, gathered_in: torch.dtype | None) -> None:
         shard(cast(Llama, model), self._mesh, self._config, param_dtype=gathered_in)
@@ -71,8 +78,6 @@ class ManyProcesses:
                 module.reshard()
 
     def exchange(self, numbers: Sequence[float]) -> list[list[float]]:
-        self._exchanges += 1
-        self._store.set(f"heard/{self.rank}", str(self._exchanges))
         mine = torch.tensor(numbers, dtype=torch.float64)
         return [each.tolist() for each in self._gather(mine)]
 
@@ -135,23 +140,27 @@ class ManyProcesses:
         except (dist.DistError, RuntimeError) as error:
             if not any(word in str(error) for word in _LOST):
                 raise
-            faulthandler.dump_traceback(sys.stderr)
+            traceback.print_exc()  # where it waited
             raise ProcessLostError(self._explain(error)) from error
 
     def _explain(self, error: Exception) -> str:
-        try:
-            keys = [f"heard/{rank}" for rank in range(self.size)]
-            heard = [int(value) for value in self._store.multi_get(keys)]
-        except Exception:
-            heard = []
-        behind = [str(rank) for rank, count in enumerate(heard) if count < max(heard)]
-        who = f"rank {', '.join(behind)}" if behind else "another rank"
+        silent = [rank for rank, answers in enumerate(self._who_answers()) if not answers]
+        who = f"rank {', '.join(map(str, silent))}" if silent else "another rank"
         return (
-            f"Rank {self.rank} waits for {who}, which has ended or has not answered for"
+            f"Rank {self.rank} waited for {who}, which has ended or has not answered for"
             f" {self._timeout.total_seconds():.0f} seconds ({str(error).splitlines()[0]})."
             " torchrun names the process that failed first. Start again with --resume auto: the"
             " run goes on from its last checkpoint."
         )
+
+    def _who_answers(self) -> list[bool]:
+        """Every process that can still speak comes here when one cannot."""
+        try:
+            self._store.set(f"answers/{self.rank}", "yes")
+            time.sleep(_PATIENCE_SECONDS)
+            return [self._store.check([f"answers/{rank}"]) for rank in range(self.size)]
+        except RuntimeError:  # it was the process that kept the store
+            return []
 
     def leave(self) -> None:
         dist.destroy_process_group()

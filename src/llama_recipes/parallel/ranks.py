@@ -6,7 +6,10 @@ before torch.
 
 from __future__ import annotations
 
+import atexit
 import os
+import sys
+from typing import NoReturn
 
 
 def is_launched() -> bool:
@@ -37,6 +40,25 @@ def local_world_size() -> int:
 def host() -> int:
     """The number of this host among all."""
     return int(os.environ.get("GROUP_RANK", "0"))
+
+
+def restarts() -> int:
+    """How often torchrun has started all processes again."""
+    return int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0"))
+
+
+def end(code: int) -> NoReturn:
+    """End this process with `code`.
+
+    Of several, at once: PyTorch's threads behind a process group sometimes abort a process (exit
+    code 134, "terminate called without an active exception") that ends in the ordinary way.
+    """
+    if world_size() > 1:
+        atexit._run_exitfuncs()
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
+    sys.exit(code)
 
 
 def share_processor() -> None:

@@ -13,9 +13,9 @@ from llama_recipes.configs.datasets import (
     StdlibDocstringsDataset,
 )
 from llama_recipes.configs.section import Section
-from llama_recipes.data.example import Source, Split
+from llama_recipes.data.example import Collator, Source, Split
 from llama_recipes.data.sources.alpaca import open_alpaca
-from llama_recipes.data.sources.custom import open_custom
+from llama_recipes.data.sources.custom import has_collator, open_custom
 from llama_recipes.data.sources.files import open_files
 from llama_recipes.data.sources.grammar import open_grammar
 from llama_recipes.data.sources.samsum import open_samsum
@@ -46,3 +46,14 @@ def open_source(section: Section, split: Split, *, tokenizer: Tokenizer) -> Sour
             return open_stdlib_docstrings(split, tokenizer)
         case _:
             raise AssertionError(f"no source for {type(section).__name__}")
+
+
+def open_collator(section: Section, tokenizer: Tokenizer) -> Collator | None:
+    """The training part's own way to batches, on a process that did not open it.
+
+    Where there is one, the user's function for the samples runs here too: it may prepare it.
+    """
+    if not (isinstance(section, CustomDataset) and has_collator(section)):
+        return None
+    source = open_source(section, "train", tokenizer=tokenizer)
+    return source.collator if source else None

@@ -63,6 +63,12 @@ def open_custom(section: CustomDataset, split: Split, tokenizer: Tokenizer) -> S
     )
 
 
+def has_collator(section: CustomDataset) -> bool:
+    """Whether the file defines one. Raises DataError."""
+    file, _ = _file_and_function(section.file)
+    return hasattr(user_code.load(file), _COLLATOR)
+
+
 def _collator(module: ModuleType, file: Path, tokenizer: Tokenizer) -> Collator | None:
     if not hasattr(module, _COLLATOR):
         return None

@@ -1,0 +1,231 @@
+"""Several processes of which one fails: all end soon, the culprit is named, nothing is lost."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from support.ranks import run_jobs
+from support.tiny_folder import jsonl, sums, tiny_folder
+
+TORCHRUN = (sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2")
+TIMES = ("step_seconds", "tokens_per_second", "peak_memory_gib")
+
+
+@pytest.fixture(scope="module")
+def inputs(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("inputs")
+    tiny_folder(folder / "model")
+    jsonl(folder / "train.jsonl", sums(37))
+    return folder
+
+
+def flags_for(inputs: Path, output: Path, *extra: str, epochs: int = 30) -> list[str]:
+    return [
+        *(f"--model_name={inputs / 'model'}", "--dataset=file_dataset", "--no_run_validation"),
+        *(f"--train_file={inputs / 'train.jsonl'}", "--context_length=64", "--enable_fsdp"),
+        *("--batch_size_training=1", "--lr=1e-2", "--no_mixed_precision", "--use_peft"),
+        *(f"--num_epochs={epochs}", "--checkpoint_every=3", f"--output_dir={output}"),
+        *extra,
+    ]
+
+
+@contextmanager
+def launched(*words: str) -> Iterator[subprocess.Popen[str]]:
+    """torchrun with its two ranks; none of them is left behind."""
+    process = subprocess.Popen(
+        [*TORCHRUN, *words], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+        start_new_session=True,
+    )  # fmt: skip
+    try:
+        yield process
+    finally:
+        for pid in [process.pid, *ranks_of(process.pid).values()]:
+            try:
+                os.kill(pid, signal.SIGKILL)
+            except ProcessLookupError:
+                continue
+        process.wait()
+        if process.stdout:
+            process.stdout.close()
+
+
+def ranks_of(launcher: int) -> dict[int, int]:
+    """Rank → its process, of those that a torchrun started."""
+    found = {}
+    for folder in Path("/proc").glob("[0-9]*"):
+        try:
+            parent = int((folder / "stat").read_text().rpartition(")")[2].split()[1])
+            variables = (folder / "environ").read_bytes().decode(errors="replace").split("\0")
+        except (OSError, ProcessLookupError):
+            continue
+        rank = [v.partition("=")[2] for v in variables if v.startswith("RANK=")]
+        if parent == launcher and rank:
+            found[int(rank[0])] = int(folder.name)
+    return found
+
+
+def steps(folder: Path) -> int:
+    try:
+        lines = (folder / "metrics.jsonl").read_text().splitlines()
+        return json.loads(lines[-1])["step"] if lines else 0
+    except (OSError, ValueError):
+        return 0
+
+
+def wait_until(condition: Callable[[], object], seconds: float = 90) -> None:
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end, "it did not come to that"
+        time.sleep(0.02)
+
+
+def content(folder: Path) -> tuple[list[dict], dict[str, torch.Tensor]]:
+    lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    metrics = [{k: v for k, v in line.items() if k not in TIMES} for line in lines]
+    return metrics, load_file(folder / "adapter_model.safetensors")
+
+
+def test_killed_in_either_rank_torchrun_starts_again_and_it_ends_equal(inputs, tmp_path):
+    whole = tmp_path / "whole"
+    run_jobs(tmp_path / "logs", [flags_for(inputs, whole)], size=2)
+    killed = tmp_path / "killed"
+    command = flags_for(inputs, killed, "--resume=auto")
+    with launched("--max_restarts=3", "-m", "llama_recipes.finetuning", *command) as process:
+        for rank, step in ((1, 10), (0, 60)):
+            wait_until(lambda step=step: steps(killed) >= step)
+            os.kill(ranks_of(process.pid)[rank], signal.SIGKILL)
+        said, _ = process.communicate(timeout=120)
+        assert process.returncode == 0, said[-3000:]
+        assert ranks_of(process.pid) == {}
+    assert said.count("Going on after step") == 2
+    metrics, weights = content(whole)
+    again, resumed = content(killed)
+    assert again == metrics
+    assert all(torch.equal(resumed[key], weights[key]) for key in weights)
+
+
+def test_a_rank_that_hangs_ends_the_run_and_is_named(inputs, tmp_path):
+    folder = tmp_path / "hangs"
+    command = flags_for(inputs, folder, "--timeout_seconds=5", epochs=1000)
+    with launched("-m", "llama_recipes.finetuning", *command) as process:
+        wait_until(lambda: steps(folder) >= 5)
+        stopped = ranks_of(process.pid)[1]
+        os.kill(stopped, signal.SIGSTOP)
+        wait_until(lambda: 0 not in ranks_of(process.pid), 40)
+        os.kill(stopped, signal.SIGKILL)  # torchrun would do so after its 30 seconds
+        said, _ = process.communicate(timeout=60)
+    assert process.returncode != 0
+    assert re.search(r"Rank 0 waited for rank 1, which has ended or has not answered for 5 s", said)
+    assert "most recent call last" in said  # where rank 0 stood
+    assert any((folder / "checkpoints").glob("step-*"))
+
+
+def test_a_signal_to_torchrun_saves_and_the_next_start_goes_on(inputs, tmp_path):
+    folder = tmp_path / "stopped"
+    command = flags_for(inputs, folder, "--resume=auto", epochs=40)
+    with launched("-m", "llama_recipes.finetuning", *command) as process:
+        wait_until(lambda: steps(folder) >= 5)
+        process.send_signal(signal.SIGTERM)
+        said, _ = process.communicate(timeout=60)
+    assert said.count("Stopped by SIGTERM after step") == 1, said[-2000:]
+    saved = max(int(p.name[5:]) for p in (folder / "checkpoints").glob("step-*"))
+    assert saved == steps(folder)
+
+
+@pytest.fixture
+def jobs(inputs, tmp_path):
+    def run(*flags: str, size: int = 2, **more: object) -> list[str]:
+        job = {"flags": flags_for(inputs, tmp_path / "result", *flags, epochs=1), **more}
+        run_jobs(tmp_path / "logs", [job], size=size)
+        return [(tmp_path / "logs" / f"0-{rank}.log").read_text() for rank in range(size)]
+
+    return run
+
+
+def test_a_number_that_is_none_in_one_rank_stops_all_before_the_weights(jobs, tmp_path):
+    texts = jobs(code=5, nan={"rank": 1, "micro_batch": 3})
+    assert sum("The loss is nan" in text for text in texts) == 1
+    assert steps(tmp_path / "result") == 2
+    saved = load_file(tmp_path / "result" / "adapter_model.safetensors")
+    assert all(torch.isfinite(value).all() for value in saved.values())
+    results = json.loads((tmp_path / "result" / "results.json").read_text())
+    assert results["stop_reason"] == "stopped by NonFiniteError"
+
+
+@pytest.mark.parametrize("documents", [1, 2, 5])
+def test_fewer_documents_than_ranks_are_no_hang(jobs, documents, inputs, tmp_path):
+    few = jsonl(tmp_path / "few.jsonl", sums(documents))
+    flags = [f"--train_file={few}", "--batching_strategy=padding", "--run_validation"]
+    flags_of_job = [*flags, f"--validation_file={few}"]
+    job = {
+        "flags": [
+            flag
+            for flag in flags_for(inputs, tmp_path / "result", *flags_of_job, epochs=2)
+            if flag not in ("--no_run_validation", f"--train_file={inputs / 'train.jsonl'}")
+        ]
+    }
+    run_jobs(tmp_path / "logs", [job], size=4)
+    results = json.loads((tmp_path / "result" / "results.json").read_text())
+    assert results["steps"] == 2 * -(-documents // 4)
+
+
+SLOW = """
+import time
+from pathlib import Path
+
+
+def get_custom_dataset(config, tokenizer, split):
+    with Path(config.data_path).open("a") as calls:
+        calls.write(split + "\\n")
+    time.sleep(8)
+    ids = tokenizer("12 + 3 = 15")["input_ids"]
+    return [{"input_ids": ids, "labels": ids, "attention_mask": [1] * len(ids)}] * 6
+"""
+
+
+def test_data_may_take_longer_than_any_timeout_and_are_prepared_once(inputs, tmp_path):
+    (tmp_path / "slow.py").write_text(SLOW)
+    calls = tmp_path / "calls"
+    job = [
+        flag.replace("file_dataset", "custom_dataset")
+        for flag in flags_for(inputs, tmp_path / "result", epochs=1)
+        if "train_file" not in flag
+    ]
+    job += [f"--custom_dataset.file={tmp_path / 'slow.py'}", f"--data_path={calls}"]
+    run_jobs(tmp_path / "logs", [[*job, "--timeout_seconds=3"]], size=2)
+    assert calls.read_text() == "train\n"
+
+
+def test_bad_data_end_all_ranks_and_are_explained_once(jobs, inputs, tmp_path):
+    bad = tmp_path / "bad.jsonl"
+    bad.write_text('{"prompt": "1 + 1 =", "completion": " 2"}\nnot JSON\n')
+    job = {
+        "code": 3,
+        "flags": [
+            flag.replace(str(inputs / "train.jsonl"), str(bad))
+            for flag in flags_for(inputs, tmp_path / "result")
+        ],
+    }
+    run_jobs(tmp_path / "logs", [job], size=2)
+    texts = [(tmp_path / "logs" / f"0-{rank}.log").read_text() for rank in range(2)]
+    assert sum("line 2" in text for text in texts) == 1
+    assert "Traceback" not in "".join(texts)
+
+
+def test_a_mistyped_flag_is_explained_once(jobs):
+    texts = jobs("--lerning_rate=1", code=2)
+    assert "--lerning_rate" in texts[0]
+    assert texts[1] == ""
