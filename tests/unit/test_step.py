@@ -10,6 +10,7 @@ from torch.optim import SGD
 from llama_recipes.data.loader import Batch
 from llama_recipes.errors import NonFiniteError
 from llama_recipes.model.llama import Llama
+from llama_recipes.training.loss_scale import LossScale
 from llama_recipes.training.optimizers import make_optimizer, set_lr
 from llama_recipes.training.precision import set_precision
 from llama_recipes.training.step import batch_loss, train_step
@@ -139,11 +140,11 @@ def test_gradients_that_leave_their_range_cost_no_document(batches):
     """The step is made again with half the scale until it fits; then it is the same."""
     plain, scaled = tiny_llama(), tiny_llama()
     expected = train_step(plain, batches, SGD(plain.parameters(), lr=1.0))
-    scaler = GradScaler("cpu", init_scale=SCALED_TOO_FAR)
+    scale = LossScale(enabled=True, scale=SCALED_TOO_FAR)
     for parameter in scaled.parameters():  # as if the range ended earlier
         parameter.register_hook(lambda g: torch.where(g.abs() > 1e30, torch.inf, g))
-    result = train_step(scaled, batches, SGD(scaled.parameters(), lr=1.0), scaler=scaler)
-    assert scaler.get_scale() < SCALED_TOO_FAR / 4
+    result = train_step(scaled, batches, SGD(scaled.parameters(), lr=1.0), scale=scale)
+    assert scale.scale < SCALED_TOO_FAR / 4
     assert result == expected
     assert all(
         torch.equal(p, q) for p, q in zip(plain.parameters(), scaled.parameters(), strict=True)
@@ -154,10 +155,10 @@ def test_gradients_that_no_scale_makes_finite_stop_the_run(batches):
     model = tiny_llama()
     before = weights(model)
     model.model.norm.weight.register_hook(lambda g: g * torch.inf)
-    scaler = GradScaler("cpu", init_scale=4.0)
+    scale = LossScale(enabled=True, scale=4.0)
     with pytest.raises(NonFiniteError):
-        train_step(model, batches, SGD(model.parameters(), lr=1.0), scaler=scaler)
-    assert scaler.get_scale() == 1.0
+        train_step(model, batches, SGD(model.parameters(), lr=1.0), scale=scale)
+    assert scale.scale == 1.0
     assert change(model, before) == 0
 
 
@@ -165,7 +166,25 @@ def test_a_loss_that_is_not_finite_is_no_matter_of_scale(batches):
     model = tiny_llama()
     with torch.no_grad():
         model.model.norm.weight[0] = torch.nan
-    scaler = GradScaler("cpu", init_scale=4.0)
+    scale = LossScale(enabled=True, scale=4.0)
     with pytest.raises(NonFiniteError):
-        train_step(model, batches, SGD(model.parameters(), lr=1.0), scaler=scaler)
-    assert scaler.get_scale() == 4.0
+        train_step(model, batches, SGD(model.parameters(), lr=1.0), scale=scale)
+    assert scale.scale == 4.0
+
+
+def test_the_scale_grows_as_pytorch_s_does():
+    ours, theirs = LossScale(enabled=True), GradScaler("cpu")
+    weight = torch.nn.Parameter(torch.ones(1))
+    optimizer = SGD([weight], lr=0.0)
+    for _ in range(2001):
+        weight.grad = torch.ones(1)
+        theirs.scale(torch.ones(1))  # which makes its state
+        theirs.step(optimizer)
+        theirs.update()
+        ours.count()
+    assert ours.scale == theirs.get_scale() == 2 * 65536
+    weight.grad = torch.full((1,), torch.inf)
+    theirs.step(optimizer)
+    theirs.update()
+    assert ours.halve()
+    assert ours.scale == theirs.get_scale() == 65536
