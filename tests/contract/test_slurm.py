@@ -1,0 +1,76 @@
+"""The batch script for clusters: what Slurm would do with it, with Slurm's commands played."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+SCRIPT = Path(__file__).parents[2] / "recipes" / "finetuning" / "multi_node.slurm"
+
+SRUN = """#!/bin/bash
+echo "srun $*" >> "$CALLS"
+trap 'echo saved >> "$CALLS"; exit 1' TERM
+if [ "$ENDS" = "" ]; then while :; do sleep 0.05; done; fi
+exit "$ENDS"
+"""
+SCONTROL = """#!/bin/bash
+if [ "$1" = show ]; then printf 'host7\\nhost8\\n'; else echo "scontrol $*" >> "$CALLS"; fi
+"""
+
+
+@pytest.fixture
+def started(tmp_path):
+    """Starts the script with arguments; what it calls is written to `calls`."""
+    for name, text in {"srun": SRUN, "scontrol": SCONTROL}.items():
+        (tmp_path / name).write_text(text)
+        (tmp_path / name).chmod(0o755)
+    variables = {
+        "PATH": f"{tmp_path}:{os.environ['PATH']}",
+        "CALLS": str(tmp_path / "calls"),
+        "SLURM_JOB_ID": "41",
+        "SLURM_JOB_NODELIST": "host[7-8]",
+        "SLURM_NNODES": "2",
+        "SLURM_GPUS_PER_NODE": "8",
+    }
+
+    def start(*words: str, ends: str) -> subprocess.Popen[bytes]:
+        return subprocess.Popen(
+            ["bash", str(SCRIPT), *words], env=os.environ | variables | {"ENDS": ends}
+        )
+
+    return start
+
+
+def test_shellcheck_finds_nothing():
+    checker = Path(sys.executable).with_name("shellcheck")
+    if not checker.exists():
+        pytest.skip("shellcheck is not installed here")
+    done = subprocess.run([checker, SCRIPT], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout
+
+
+@pytest.mark.parametrize("code", [0, 5])
+def test_it_starts_all_hosts_and_ends_as_the_run_does(started, tmp_path, code):
+    assert started("--model_name", "a model", ends=str(code)).wait(20) == code
+    calls = (tmp_path / "calls").read_text()
+    assert "--nnodes 2 --nproc_per_node 8 --rdzv_id 41-0" in calls
+    assert "--rdzv_endpoint host7:29500" in calls
+    run = "-m llama_recipes.finetuning --enable_fsdp --resume auto --model_name a model"
+    assert calls.rstrip().endswith(run)
+
+
+def test_before_the_time_limit_it_stops_the_run_and_asks_to_start_again(started, tmp_path):
+    script = started(ends="")
+    calls = tmp_path / "calls"
+    while not (calls.exists() and "srun" in calls.read_text()):
+        time.sleep(0.02)
+    time.sleep(0.2)  # until the trap of the played srun stands
+    script.send_signal(signal.SIGUSR1)
+    assert script.wait(20) == 0
+    assert calls.read_text().splitlines()[1:] == ["saved", "scontrol requeue 41"]
