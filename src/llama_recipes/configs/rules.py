@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from pathlib import Path
@@ -192,6 +193,9 @@ CONFLICTS = (
 )
 
 
+_PASSWORD = re.compile(r"://[^/@\s]*:[^/@\s]+@")
+
+
 def contradictions(config: RunConfig, *, refused: Collection[str] = ()) -> list[str]:
     """What cannot stand together, or is not built; silent about settings `refused` already."""
     found = [
@@ -199,7 +203,17 @@ def contradictions(config: RunConfig, *, refused: Collection[str] = ()) -> list[
         for conflict in CONFLICTS
         if not set(conflict.settings) & set(refused) and conflict.when(config)
     ]
-    return found + not_built.refusals(config)
+    return found + _passwords(config) + not_built.refusals(config)
+
+
+def _passwords(config: RunConfig) -> list[str]:
+    """Addresses with a password: all settings are written down."""
+    return [
+        f"{flag_of(key)} holds an address with a password, which would be written to config.yaml."
+        " Fetch what is there, and name the place where it lies then."
+        for key in config.given()
+        if _PASSWORD.search(str(config.value(key)))
+    ]
 
 
 def missing(config: RunConfig, *, refused: Collection[str] = ()) -> list[str]:
