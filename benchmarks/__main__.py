@@ -15,7 +15,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from benchmarks import flat, long, memory, preparation, quality, speed, start
+from benchmarks import flat, long, memory, preparation, quality, ranks, speed, start
 from benchmarks.bench import Bench
 from benchmarks.documents import GSM8K
 from benchmarks.measure import BenchmarkError
@@ -32,6 +32,7 @@ SECTIONS: Mapping[str, Callable[[Bench], dict[str, Any]]] = {
     "contexts": flat.contexts,
     "sizes": flat.sizes,
     "preparation": preparation.measure,
+    "ranks": ranks.measure,
 }
 _NEEDED = {
     "trl": {"lora", "full", "quality", "long", "memory"},

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from benchmarks import memory_table
+from benchmarks import memory_table, ranks_table
 from benchmarks.rows import ABSOLUTE, ROWS, Row, Section, number
 
 README = Path(__file__).with_name("README.md")
@@ -31,6 +31,7 @@ def render(results: Mapping[str, Any]) -> str:
             ),
             *(f"| {' | '.join(_cells(row))} |" for row in rows),
             *(["", *memory_table.lines(sections["memory"])] if "memory" in sections else []),
+            *(["", *ranks_table.lines(sections["ranks"])] if "ranks" in sections else []),
             *(["", "For orientation, medians:", "", "| | |", "|---|--:|"] if absolute else []),
             *(f"| {what} | {figure} |" for what, figure in absolute),
         ]
