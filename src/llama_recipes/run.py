@@ -19,7 +19,7 @@ from llama_recipes.configs.flags import to_yaml
 from llama_recipes.configs.needs import warnings
 from llama_recipes.configs.run import RunConfig
 from llama_recipes.data.tokenizer import load_tokenizer
-from llama_recipes.errors import ConfigError, Interrupted
+from llama_recipes.errors import ConfigError, Interrupted, NonFiniteError
 from llama_recipes.model.fingerprint import weights_fingerprint
 from llama_recipes.model.source import open_model
 from llama_recipes.model.weights import check_weights, load_weights
@@ -212,6 +212,8 @@ def _train(run: Run, folder: Path | None, screen: Screen, facts: Mapping[str, An
             folder,
             _results(run.progress, selection, **facts) | {"stop_reason": f"stopped by {stopped}"},
         )
+        if run.checkpoint is not None and isinstance(error, NonFiniteError):
+            run.checkpoint.wait()  # all processes are here: what is being saved is good
         if isinstance(error, StopRequested):
             _leave(run, error.name)
         if selection.saved_step is not None:

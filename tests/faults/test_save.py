@@ -12,6 +12,7 @@ import pytest
 import torch
 
 from llama_recipes.checkpoint.folder import newest_checkpoint, write_checkpoint
+from llama_recipes.checkpoint.pieces import Piece
 
 needs_strace = pytest.mark.skipif(shutil.which("strace") is None, reason="strace is not installed")
 needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root may mount a file system")
@@ -21,8 +22,10 @@ import sys
 from pathlib import Path
 import torch
 from llama_recipes.checkpoint.folder import prune, write_checkpoint
+from llama_recipes.checkpoint.pieces import Piece
 root = Path(sys.argv[1])
-tensors = {"weights": {"a": torch.full((1000,), 2.0)}, "random": {"cpu": torch.ones(3)}}
+weights, random = torch.full((1000,), 2.0), torch.ones(3)
+tensors = {"weights": {"a": Piece.whole(weights)}, "random": {"cpu": Piece.whole(random)}}
 write_checkpoint(root, 2, {"run_id": "mine"}, tensors)
 prune(root, keep=1, never=None, run_id="mine")
 """
@@ -30,7 +33,8 @@ CALLS = ("fsync", "rename", "mkdir", "unlinkat", "openat")
 
 
 def write(root: Path, step: int) -> None:
-    tensors = {"weights": {"a": torch.full((1000,), float(step))}, "random": {"cpu": torch.ones(3)}}
+    weights, random = torch.full((1000,), float(step)), torch.ones(3)
+    tensors = {"weights": {"a": Piece.whole(weights)}, "random": {"cpu": Piece.whole(random)}}
     write_checkpoint(root, step, {"run_id": "mine"}, tensors)
 
 
@@ -79,7 +83,9 @@ def test_killed_at_any_call_of_a_save(call, tmp_path):
         code = saved(root, "-e", f"inject={call}:signal=SIGKILL:when={number}")
         found = newest_checkpoint(root, pytest.fail)
         assert found.step in (1, 2)
-        assert torch.equal(found.tensors("weights")["a"], torch.full((1000,), float(found.step)))
+        assert torch.equal(
+            found.shards("weights").whole("a"), torch.full((1000,), float(found.step))
+        )
         if code == 0:
             break
         kills, number = kills + 1, number + 1

@@ -16,13 +16,18 @@ from llama_recipes.checkpoint.folder import (
     prune,
     write_checkpoint,
 )
+from llama_recipes.checkpoint.pieces import Piece, Shards, save_pieces
 from llama_recipes.errors import CheckpointError
 
 TENSORS = {"weights": {"a": torch.arange(6.0).reshape(2, 3)}, "random": {"cpu": torch.ones(3)}}
+PIECES = {
+    name: {key: Piece.whole(value) for key, value in tensors.items()}
+    for name, tensors in TENSORS.items()
+}
 
 
 def write(root: Path, step: int, run_id: str = "mine") -> Path:
-    return write_checkpoint(root, step, {"run_id": run_id, "note": [step, 0.1]}, TENSORS)
+    return write_checkpoint(root, step, {"run_id": run_id, "note": [step, 0.1]}, PIECES)
 
 
 def names(root: Path) -> list[str]:
@@ -34,7 +39,7 @@ def test_what_is_written_is_what_is_read(tmp_path):
     assert names(tmp_path / "new") == ["step-00000007"]
     found = open_checkpoint(path)
     assert (found.step, found.state) == (7, {"run_id": "mine", "note": [7, 0.1]})
-    assert torch.equal(found.tensors("weights")["a"], TENSORS["weights"]["a"])
+    assert torch.equal(found.shards("weights").whole("a"), TENSORS["weights"]["a"])
     assert {file.suffix for file in path.iterdir()} == {".json", ".safetensors"}
 
 
@@ -82,7 +87,7 @@ def test_files_outside_of_the_folder_are_not_read(tmp_path):
 
 
 @pytest.mark.parametrize("code", [errno.ENOSPC, errno.EIO, errno.EACCES])
-@pytest.mark.parametrize("place", ["save_tensors", "sync", "_sum"])
+@pytest.mark.parametrize("place", ["save_pieces", "sync", "_sum"])
 def test_a_disk_that_fails_costs_the_new_one_alone(tmp_path, monkeypatch, code, place):
     write(tmp_path, 1)
 
@@ -132,3 +137,22 @@ def test_one_that_is_half_deleted_looks_like_none(tmp_path, monkeypatch):
     assert newest_checkpoint(tmp_path, pytest.fail).step == 2
     write(tmp_path, 3)
     assert names(tmp_path) == ["step-00000002", "step-00000003"]
+
+
+def test_any_rows_of_pieces_in_several_files(tmp_path):
+    whole = torch.arange(21.0).reshape(7, 3)
+    for number, (first, stop) in enumerate([(0, 3), (3, 3), (3, 7)]):
+        piece = Piece(whole[first:stop], first, (7, 3))
+        scalar = {"step": Piece.whole(torch.tensor(4.0))} if number == 0 else {}
+        save_pieces({"a": piece, **scalar}, tmp_path / f"{number}.safetensors")
+    shards = Shards(sorted(tmp_path.iterdir()))
+    for first in range(8):
+        for count in range(8 - first):
+            assert torch.equal(shards.rows("a", first, count), whole[first : first + count])
+    assert shards.whole("step") == 4.0
+
+
+def test_rows_that_no_file_has_are_named(tmp_path):
+    save_pieces({"a": Piece(torch.ones(2, 3), 0, (5, 3))}, tmp_path / "0.safetensors")
+    with pytest.raises(CheckpointError, match="lacks rows 2 to 4 of a"):
+        Shards([tmp_path / "0.safetensors"]).rows("a", 1, 3)

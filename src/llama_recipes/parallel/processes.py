@@ -7,6 +7,7 @@ import time
 import traceback
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from copy import copy
 from datetime import timedelta
 from hashlib import blake2b
 from typing import cast
@@ -25,6 +26,7 @@ from llama_recipes.model.weights import TensorSource
 from llama_recipes.parallel import ranks
 from llama_recipes.parallel.read_by_one import ReadByOne
 from llama_recipes.parallel.strategy import groups, make_mesh, shard
+from llama_recipes.parallel.world import World
 
 _FOREVER = timedelta(days=365)
 _PATIENCE_SECONDS = 3
@@ -62,6 +64,7 @@ class ManyProcesses:
         )
         self._mesh = make_mesh(device.type, self._groups)
         self._prepared = 0
+        self._group: dist.ProcessGroup | None = None  # all, over gloo for what is on a processor
 
     def shard(self, model: nn.Module, *, gathered_in: torch.dtype | None) -> None:
         shard(cast(Llama, model), self._mesh, self._config, param_dtype=gathered_in)
@@ -91,8 +94,13 @@ class ManyProcesses:
 
     def _gather(self, mine: Tensor) -> list[Tensor]:
         found = [torch.empty_like(mine) for _ in range(self.size)]
-        dist.all_gather(found, mine)
+        dist.all_gather(found, mine, group=self._group)
         return found
+
+    def aside(self) -> World:
+        other = copy(self)
+        other._group = dist.new_group(backend="gloo", timeout=self._timeout)
+        return other
 
     def lead(self, action: Callable[[], object]) -> None:
         code, error = 0, None

@@ -43,6 +43,12 @@ class World(Protocol):
     def texts(self, text: str) -> list[str]:
         """Every process's text, by rank."""
 
+    def aside(self) -> World:
+        """The same processes for another thread: what it exchanges does not meet what this does.
+
+        It exchanges and leads; nothing else.
+        """
+
     def lead(self, action: Callable[[], object]) -> None:
         """Let rank 0 do something; where that raises, all processes do."""
 
@@ -75,6 +81,9 @@ class OneProcess:
 
     def texts(self, text: str) -> list[str]:
         return [text]
+
+    def aside(self) -> World:
+        return self
 
     def lead(self, action: Callable[[], object]) -> None:
         action()

@@ -3,14 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
-from llama_recipes.checkpoint.folder import Checkpoint, prune, write_checkpoint
+import torch
+
+from llama_recipes.checkpoint.background import Background
+from llama_recipes.checkpoint.folder import Checkpoint, Tensors, prune, write_checkpoint
+from llama_recipes.checkpoint.pieces import Pieces
 from llama_recipes.configs.fsdp import StateDictType
+from llama_recipes.monitoring.memory import GIB, available_memory_gib
+from llama_recipes.parallel.world import World
 from llama_recipes.training.loop import Run
 from llama_recipes.training.snapshot import state_of, tensors_of
+
+_SHARE = 0.25
+"""Of the memory that is left, what a copy may take that is written while the training goes on."""
 
 
 class Checkpointer:
@@ -32,14 +42,54 @@ class Checkpointer:
     ) -> None:
         self._run, self._root, self._layout = run, root, layout
         self._identity, self._keep = identity, keep
+        self._background, self._aside = Background(run.world), run.world.aside()
         self._run_id: str = resumed.state["run_id"] if resumed else uuid4().hex
 
     def __call__(self) -> Path:
-        """Raises CheckpointError, with the checkpoints before intact."""
+        """Save now. Raises CheckpointError, with the checkpoints before intact."""
+        self.wait()
+        state, tensors = self._now()
+        return self._write(state, tensors, self._run.selection.best_step, self._run.world)
+
+    def beside(self) -> None:
+        """Save what is now while the training goes on, where there is room for a copy of it.
+
+        Raises CheckpointError for the checkpoint before.
+        """
+        state, tensors = self._now()
+        held = sum(p.rows.nbytes for pieces in tensors.values() for p in pieces.values()) / GIB
+        available = available_memory_gib(torch.device("cpu"))
+        fits = available is not None and held <= _SHARE * available
+        if not all(each for (each,) in self._run.world.exchange([fits])):
+            self()
+            return
+        best = self._run.selection.best_step
+        copies = {name: _copied(pieces) for name, pieces in tensors.items()}
+        self._background.start(lambda: self._write(state, copies, best, self._aside))
+
+    def look(self) -> None:
+        """Between steps: raise CheckpointError where the save beside the training has failed."""
+        self._background.look()
+
+    def wait(self) -> None:
+        """Until nothing is being saved. Raises CheckpointError."""
+        self._background.wait()
+
+    def _now(self) -> tuple[dict[str, Any], Tensors]:
         run = self._run
         state = {"run_id": self._run_id, "identity": self._identity, **state_of(run)}
-        tensors = tensors_of(run, self._layout)
-        path = write_checkpoint(self._root, run.progress.step, state, tensors, world=run.world)
-        if run.world.rank == 0:
-            prune(self._root, keep=self._keep, never=run.selection.best_step, run_id=self._run_id)
+        return {"step": run.progress.step, **state}, tensors_of(run, self._layout)
+
+    def _write(
+        self, state: dict[str, Any], tensors: Tensors, best: int | None, world: World
+    ) -> Path:
+        path = write_checkpoint(self._root, state["step"], state, tensors, world=world)
+        if world.rank == 0:
+            prune(self._root, keep=self._keep, never=best, run_id=self._run_id)
         return path
+
+
+def _copied(pieces: Pieces) -> Pieces:
+    return {
+        key: replace(piece, rows=piece.rows.to("cpu", copy=True)) for key, piece in pieces.items()
+    }

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Protocol
 
 import torch
 from torch.optim import Optimizer
@@ -55,10 +55,19 @@ class Progress:
     eval_losses: list[float] = field(default_factory=list)
 
 
+class Saves(Protocol):
+    """Writes checkpoints: at once when called, `beside` the training, of which `look` tells."""
+
+    def __call__(self) -> Path: ...
+    def beside(self) -> None: ...
+    def look(self) -> None: ...
+    def wait(self) -> None: ...
+
+
 class Run:
     """Everything one run works with; `train` is called once.
 
-    checkpoint: called where one is due. interruption: heeded between micro-batches, and it knows
+    checkpoint: used where one is due. interruption: heeded between micro-batches, and it knows
     the processes that share the run.
     """
 
@@ -75,7 +84,7 @@ class Run:
         log: RunLog,
         screen: Screen,
         interruption: Interruption | None = None,
-        checkpoint: Callable[[], Path] | None = None,
+        checkpoint: Saves | None = None,
     ) -> None:
         self.model, self.optimizer, self.schedule = model, optimizer, schedule
         self.train_loader, self.eval_loader = train_loader, eval_loader
@@ -172,8 +181,12 @@ class Run:
         progress.unfinished = False
         every = self.config.checkpoint_every
         due = progress.step % every == 0 if every else ends_epoch
-        if self.checkpoint is not None and (due or progress.stop_reason):
-            self.checkpoint()
+        if self.checkpoint is not None:
+            self.checkpoint.look()
+            if progress.stop_reason:
+                self.checkpoint()
+            elif due:
+                self.checkpoint.beside()
         if progress.stop_reason:
             return False
         self.interruption.check()
