@@ -43,6 +43,7 @@ def test_killed_in_either_rank_torchrun_starts_again_and_it_ends_equal(inputs, t
     assert all(torch.equal(resumed[key], weights[key]) for key in weights)
 
 
+@pytest.mark.faults
 def test_a_rank_that_hangs_ends_the_run_and_is_named(inputs, tmp_path):
     folder = tmp_path / "hangs"
     command = flags_for(inputs, folder, "--timeout_seconds=5", epochs=1000)
@@ -59,6 +60,7 @@ def test_a_rank_that_hangs_ends_the_run_and_is_named(inputs, tmp_path):
     assert any((folder / "checkpoints").glob("step-*"))
 
 
+@pytest.mark.faults
 def test_a_signal_to_torchrun_saves_and_the_next_start_goes_on(inputs, tmp_path):
     folder = tmp_path / "stopped"
     command = flags_for(inputs, folder, "--resume=auto", epochs=40)
@@ -91,7 +93,9 @@ def test_a_number_that_is_none_in_one_rank_stops_all_before_the_weights(jobs, tm
     assert results["stop_reason"] == "stopped by NonFiniteError"
 
 
-@pytest.mark.parametrize("documents", [1, 2, 5])
+@pytest.mark.parametrize(
+    "documents", [1, *(pytest.param(n, marks=pytest.mark.faults) for n in (2, 5))]
+)
 def test_fewer_documents_than_ranks_are_no_hang(jobs, documents, inputs, tmp_path):
     few = jsonl(tmp_path / "few.jsonl", sums(documents))
     flags = [f"--train_file={few}", "--batching_strategy=padding", "--run_validation"]

@@ -77,6 +77,7 @@ def start(hosts: list[str], flags: list[str], folder: Path) -> list[subprocess.P
     return launchers
 
 
+@pytest.mark.faults
 def test_a_cut_cable_ends_the_run_and_the_next_start_goes_on(hosts, inputs, tmp_path):
     whole, cut = tmp_path / "whole", tmp_path / "cut"
     run_jobs(tmp_path / "logs", [flags_for(inputs, whole)], size=2, hosts=2)
