@@ -488,7 +488,7 @@ def test_the_kernels_of_a_run_are_used(folder, on_rows, evaluate, monkeypatch):
     monkeypatch.setattr(
         evaluation.preflight,
         "use_kernels",
-        lambda device, dtype, *, required, screen: asked.append((device.type, required)),
+        lambda world, dtype, *, required, screen: asked.append((world.device.type, required)),
     )
     evaluate(folder / "model", *on_rows, "--no_generate")
     assert asked == [(evaluation.choose_device().type, False)]
