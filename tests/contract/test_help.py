@@ -14,7 +14,7 @@ from llama_recipes.configs.settings import SECTIONS, SETTINGS
 from llama_recipes.configs.table import settings_table
 
 LIMIT_SECONDS = 0.3
-TRIES = 20
+TRIES = 60
 
 COMMANDS = {
     "llama-recipes --help": "from llama_recipes.cli.main import main; sys.exit(main(['--help']))",
