@@ -12,16 +12,13 @@ import torch
 from safetensors.torch import load_file
 
 from support.ranks import run_jobs
-from support.tiny_folder import jsonl, sums, tiny_folder
-from support.torchrun import content, flags_for, launched, ranks_of, steps, wait_until
+from support.tiny_folder import jsonl, sums
+from support.torchrun import content, flags_for, launched, make_inputs, ranks_of, steps, wait_until
 
 
 @pytest.fixture(scope="module")
 def inputs(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("inputs")
-    tiny_folder(folder / "model")
-    jsonl(folder / "train.jsonl", sums(37))
-    return folder
+    return make_inputs(tmp_path_factory.mktemp("inputs"))
 
 
 def test_killed_in_either_rank_torchrun_starts_again_and_it_ends_equal(inputs, tmp_path):

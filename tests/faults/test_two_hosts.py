@@ -15,8 +15,7 @@ import pytest
 import torch
 
 from support.ranks import run_jobs
-from support.tiny_folder import jsonl, sums, tiny_folder
-from support.torchrun import content, flags_for, steps, wait_until
+from support.torchrun import content, flags_for, make_inputs, steps, wait_until
 
 ADDRESSES = ("10.77.31.1", "10.77.31.2")
 ENDED = "which has ended or has not answered for 5 seconds"
@@ -50,10 +49,7 @@ def hosts() -> Iterator[list[str]]:
 
 @pytest.fixture(scope="module")
 def inputs(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("inputs")
-    tiny_folder(folder / "model")
-    jsonl(folder / "train.jsonl", sums(37))
-    return folder
+    return make_inputs(tmp_path_factory.mktemp("inputs"))
 
 
 def start(hosts: list[str], flags: list[str], folder: Path) -> list[subprocess.Popen[bytes]]:

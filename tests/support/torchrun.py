@@ -15,8 +15,17 @@ from pathlib import Path
 import torch
 from safetensors.torch import load_file
 
+from support.tiny_folder import jsonl, sums, tiny_folder
+
 TORCHRUN = (sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2")
 TIMES = ("step_seconds", "tokens_per_second", "peak_memory_gib")
+
+
+def make_inputs(folder: Path) -> Path:
+    """The tiny model and rows that `flags_for` names."""
+    tiny_folder(folder / "model")
+    jsonl(folder / "train.jsonl", sums(37))
+    return folder
 
 
 def flags_for(inputs: Path, output: Path, *extra: str, epochs: int = 30) -> list[str]:
