@@ -27,6 +27,7 @@ from llama_recipes.monitoring import announce
 from llama_recipes.monitoring.results import RESULTS_FILE, summarise
 from llama_recipes.monitoring.run_log import RunLog
 from llama_recipes.monitoring.screen import Screen
+from llama_recipes.monitoring.trackers import Trackers
 from llama_recipes.parallel.join import joined
 from llama_recipes.parallel.shards import own_rows
 from llama_recipes.parts import (
@@ -152,6 +153,7 @@ def _finetune(config: RunConfig, screen: Screen, interruption: Interruption) -> 
     torch.manual_seed(train.seed + world.rank)  # what dropout drops differs among processes
     metrics_bytes = checkpoint.state["metrics_bytes"] if checkpoint else None
     written_by_me = None if world.rank else folder
+    trackers = Trackers(())
     with RunLog(written_by_me, keep=metrics_bytes) as log, screen.training(schedule.total_steps):
         run = Run(
             model,
@@ -169,6 +171,7 @@ def _finetune(config: RunConfig, screen: Screen, interruption: Interruption) -> 
             selection=selection,
             log=log,
             screen=screen,
+            trackers=trackers,
             interruption=interruption,
         )
         if checkpoint is not None:
@@ -189,6 +192,7 @@ def _finetune(config: RunConfig, screen: Screen, interruption: Interruption) -> 
 
     results = _results(run.progress, selection, **facts)
     _write_results(written_by_me, results)
+    trackers.finish(results)
     announce.end(results, folder if train.save_model else None, screen)
     return results
 
@@ -208,19 +212,26 @@ def _train(run: Run, folder: Path | None, screen: Screen, facts: Mapping[str, An
         run.train()
     except BaseException as error:
         stopped = error.name if isinstance(error, StopRequested) else type(error).__name__
-        _write_results(
-            folder,
-            _results(run.progress, selection, **facts) | {"stop_reason": f"stopped by {stopped}"},
-        )
-        if run.checkpoint is not None and isinstance(error, NonFiniteError):
-            run.checkpoint.wait()  # all processes are here: what is being saved is good
-        if isinstance(error, StopRequested):
-            _leave(run, error.name)
-        if selection.saved_step is not None:
-            screen.line(f"The weights after step {selection.saved_step} are saved in {folder}")
-        if isinstance(error, torch.OutOfMemoryError):
-            raise ConfigError(f"The memory ran out: {error} {preflight.SAVE_MEMORY}") from error
-        raise
+        results = _results(run.progress, selection, **facts)
+        results["stop_reason"] = f"stopped by {stopped}"
+        _write_results(folder, results)
+        try:
+            _end_early(run, error, folder, screen)
+        finally:
+            run.trackers.finish(results)  # what can be saved is: this may take its time
+
+
+def _end_early(run: Run, error: BaseException, folder: Path | None, screen: Screen) -> NoReturn:
+    """Save what there is, and raise what the user is told."""
+    if run.checkpoint is not None and isinstance(error, NonFiniteError):
+        run.checkpoint.wait()  # all processes are here: what is being saved is good
+    if isinstance(error, StopRequested):
+        _leave(run, error.name)
+    if run.selection.saved_step is not None:
+        screen.line(f"The weights after step {run.selection.saved_step} are saved in {folder}")
+    if isinstance(error, torch.OutOfMemoryError):
+        raise ConfigError(f"The memory ran out: {error} {preflight.SAVE_MEMORY}") from error
+    raise error
 
 
 def _leave(run: Run, name: str) -> NoReturn:

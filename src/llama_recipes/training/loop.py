@@ -6,7 +6,7 @@ import math
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 from torch.optim import Optimizer
@@ -18,6 +18,7 @@ from llama_recipes.model.llama import Llama
 from llama_recipes.monitoring.memory import peak_memory_gib
 from llama_recipes.monitoring.run_log import RunLog, perplexity
 from llama_recipes.monitoring.screen import Screen
+from llama_recipes.monitoring.trackers import Trackers
 from llama_recipes.training.evaluate import evaluate
 from llama_recipes.training.interruption import Interruption, StopRequested
 from llama_recipes.training.loss_scale import LossScale
@@ -83,6 +84,7 @@ class Run:
         selection: Selection,
         log: RunLog,
         screen: Screen,
+        trackers: Trackers | None = None,
         interruption: Interruption | None = None,
         checkpoint: Saves | None = None,
     ) -> None:
@@ -90,6 +92,7 @@ class Run:
         self.train_loader, self.eval_loader = train_loader, eval_loader
         self.config, self.selection = config, selection
         self.log, self.screen = log, screen
+        self.trackers = trackers or Trackers(())
         self.interruption = interruption or Interruption()
         self.checkpoint = checkpoint
         self.world = self.interruption.world
@@ -199,7 +202,7 @@ class Run:
         progress.epoch_loss += result.loss * result.supervised_tokens
         progress.epoch_tokens += result.supervised_tokens
         tokens_per_second = result.tokens / seconds
-        self.log.write(
+        self._write(
             {
                 "step": progress.step,
                 "epoch": epoch + 1,
@@ -221,6 +224,10 @@ class Run:
             tokens_per_second=tokens_per_second,
         )
 
+    def _write(self, record: dict[str, Any]) -> None:
+        self.log.write(record)
+        self.trackers.write(record)
+
     def _evaluation_due(self, ends_epoch: bool) -> bool:
         if self.progress.step == self.schedule.total_steps:
             return True
@@ -237,7 +244,7 @@ class Run:
         parts = on_device(batches, self.device, self.model.dtype)
         result = evaluate(self.model, parts, check=self.interruption.check, world=self.world)
         self.progress.eval_losses.append(result.loss)
-        self.log.write(
+        self._write(
             {
                 "step": step,
                 "eval_loss": result.loss,
