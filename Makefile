@@ -10,10 +10,10 @@ QUICKSTART_OUTPUT ?= quickstart-output
 quickstart: .venv/quickstart
 	$(BIN)/llama-recipes quickstart --output_dir $(QUICKSTART_OUTPUT)
 
-## All tests
+## All tests, on two processes: most of them use one thread
 test: .venv/dev
 	-@test -d .venv/llama_cpp || $(MAKE) .venv/llama_cpp
-	$(BIN)/pytest
+	$(BIN)/pytest --numprocesses 2 --dist loadfile
 
 ## The long proofs of what survives which fault
 test-faults: .venv/dev

@@ -181,7 +181,7 @@ TEMPLATE = "{% for m in messages %}{{ m.content }}|{% endfor %}"
         {"using": Tokenizer(hf_tokenizer("no chat", chat_template=TEMPLATE))},
         {"using": Tokenizer(hf_tokenizer("no chat", eos_token="<|eot_id|>"))},
     ],
-    ids=str,
+    ids=lambda changed: next(iter(changed)),
 )
 def test_whatever_decides_the_tokens_is_part_of_the_key(changed):
     texts = Readings("Hello world")

@@ -33,11 +33,11 @@ INSTRUCTION_SETS = {
 """Name → what the compiler is told; the best first."""
 
 EMULATED = {
-    "emulated_amx": (*_AVX2, "-DEMULATED_LANES", "-DEMULATED_TILES"),
-    "emulated_avx512": (*_AVX2, "-DEMULATED_LANES"),
+    "emulated_amx": (*_AVX2, "-DEMULATED_LANES", "-DEMULATED_TILES", "-O1"),
+    "emulated_avx512": (*_AVX2, "-DEMULATED_LANES", "-O1"),
 }
 """AVX-512's vectors in halves and AMX's instructions in plain C++: for tests, on processors that
-have neither, of the code that is built on them."""
+have neither, of the code that is built on them. -O3 would take a minute to compile what is emulated."""
 
 _REQUIRED = {
     "amx": {"amx_tile", "amx_bf16", "avx512_bf16"},
