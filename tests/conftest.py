@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import suppress
 
 import hypothesis
 import pytest
 import torch
+from platformdirs import user_cache_path
 
 from llama_recipes.kernels import library
 from support.kernels import enable
@@ -45,10 +47,16 @@ def _own_cache(
 ) -> Iterator[None]:
     """Prepared data sets are kept under the tests' folder, never in the user's cache.
 
-    Processes that test side by side share it, so that kernels are compiled once.
+    Processes that test side by side share it. Compiled kernels are the user's: they are the same.
     """
+    kept = user_cache_path("llama_recipes") / "kernels"
     folder = tmp_path_factory.getbasetemp()
     shared = folder.parent if hasattr(request.config, "workerinput") else folder
+    kernels = shared / "cache" / "llama_recipes" / "kernels"
+    kernels.parent.mkdir(parents=True, exist_ok=True)
+    with suppress(OSError):  # no such folder can be made, or the other process was first
+        kept.mkdir(parents=True, exist_ok=True)
+        kernels.symlink_to(kept)
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("XDG_CACHE_HOME", str(shared / "cache"))
         yield

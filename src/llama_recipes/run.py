@@ -24,6 +24,7 @@ from llama_recipes.model.fingerprint import weights_fingerprint
 from llama_recipes.model.source import open_model
 from llama_recipes.model.weights import check_weights, load_weights
 from llama_recipes.monitoring import announce
+from llama_recipes.monitoring.memory import ran_out
 from llama_recipes.monitoring.results import RESULTS_FILE, summarise
 from llama_recipes.monitoring.run_log import RunLog
 from llama_recipes.monitoring.screen import Screen
@@ -229,7 +230,7 @@ def _end_early(run: Run, error: BaseException, folder: Path | None, screen: Scre
         _leave(run, error.name)
     if run.selection.saved_step is not None:
         screen.line(f"The weights after step {run.selection.saved_step} are saved in {folder}")
-    if isinstance(error, torch.OutOfMemoryError):
+    if ran_out(error):
         raise ConfigError(f"The memory ran out: {error} {preflight.SAVE_MEMORY}") from error
     raise error
 

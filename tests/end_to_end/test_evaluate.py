@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import math
 import re
@@ -406,6 +407,17 @@ def test_settings_are_refused_before_a_model_is_sought(on_rows, capsys, tmp_path
     assert "There is no model at no-such-model" in refused(capsys, 4, *usual, "--no_generate")
 
 
+def test_a_disk_that_is_full_at_the_end_leaves_the_figures_on_the_screen(
+    folder, on_rows, evaluate, monkeypatch
+):
+    def full(path: Path, content: bytes) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(evaluation, "publish", full)
+    _, said = evaluate(folder / "model", *on_rows, "--no_generate", code=2)
+    assert "figures.json could not be written: No space left on device. The figures are" in said
+
+
 def test_models_that_do_not_go_together(folder, on_rows, evaluate, tmp_path):
     _, said = evaluate(folder / "model", *on_rows, "--compare_with=base", code=2)
     assert "--compare_with is base, but" in said
@@ -444,9 +456,10 @@ def test_a_pattern_that_fits_no_reference(folder, on_rows, evaluate):
     )
 
 
-def test_when_the_memory_runs_out(folder, on_rows, evaluate, monkeypatch):
+@pytest.mark.parametrize("kind", [torch.OutOfMemoryError, MemoryError])
+def test_when_the_memory_runs_out(kind, folder, on_rows, evaluate, monkeypatch):
     def full(*args, **settings):
-        raise torch.OutOfMemoryError("full.")
+        raise kind("full.")
 
     monkeypatch.setattr(measuring, "answer", full)
     _, said = evaluate(folder / "model", *on_rows, code=2)

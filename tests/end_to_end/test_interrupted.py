@@ -5,8 +5,8 @@ from __future__ import annotations
 import json
 
 import pytest
+import torch
 
-from llama_recipes import run as running
 from llama_recipes.finetuning import main
 from llama_recipes.training import loop
 from support.tiny_folder import jsonl, sums, tiny_folder
@@ -47,12 +47,28 @@ def test_ctrl_c_keeps_the_last_weights_and_how_prompts_are_written(
     assert f"The weights after step 2 are saved in {tmp_path / 'result'}" in capsys.readouterr().out
 
 
-def test_a_device_without_memory_is_no_bug_of_ours(flags, tmp_path, monkeypatch, capsys):
-    stop_at(1, running.torch.OutOfMemoryError("CUDA out of memory."), monkeypatch)
+def no_memory() -> RuntimeError:
+    """What PyTorch says of a processor's memory."""
+    with pytest.raises(RuntimeError) as caught:
+        torch.empty(10**14)
+    return caught.value
+
+
+@pytest.mark.parametrize(
+    ("error", "said"),
+    [
+        (torch.OutOfMemoryError("CUDA out of memory."), "CUDA out of memory. Lower"),
+        (no_memory(), "Lower --context_length"),
+        (MemoryError("The memory ran out in attention."), "in attention. Lower --context_length"),
+    ],
+    ids=["a GPU's", "the machine's", "in a kernel"],
+)
+def test_a_device_without_memory_is_no_bug_of_ours(
+    error, said, flags, tmp_path, monkeypatch, capsys
+):
+    stop_at(1, error, monkeypatch)
     assert main(flags) == 2
-    assert "The memory ran out: CUDA out of memory. Lower --context_length" in (
-        capsys.readouterr().err
-    )
+    assert said in capsys.readouterr().err
     assert (tmp_path / "result" / "adapter_model.safetensors").exists()
 
 

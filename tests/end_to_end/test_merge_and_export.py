@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import json
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -102,12 +103,6 @@ def test_the_present_folder_where_it_is_empty(said, base, tmp_path, monkeypatch)
     assert "config.json" in files(tmp_path / "here")
 
 
-def test_a_place_that_cannot_be(said, base, tmp_path):
-    (tmp_path / "file").write_text("")
-    err = said("export", base, "--output", tmp_path / "file" / "x.gguf", code=4)
-    assert "could not be written" in err
-
-
 def test_a_limit_on_files_is_a_full_disk_to_safetensors(base, tmp_path):
     """It says so with an error of its own, which is no bug of ours either."""
     script = (
@@ -142,6 +137,26 @@ def test_what_a_killed_export_left_is_replaced(said, base, tmp_path):
     assert left.is_dir()
     said("export", base, "--output", tmp_path / "model", "--no_compare")
     assert files(tmp_path) == {"model"}
+
+
+def test_a_place_that_cannot_be_written_to_is_refused_at_once(said, tmp_path):
+    (tmp_path / "file").touch()
+    for name in ("model", "new/model.gguf"):
+        target = tmp_path / "file" / name
+        err = said("export", "no-such-model", "--output", target, code=2)
+        assert f"--output {target} cannot be written: Not a directory. Name a place" in err
+
+
+def test_an_export_that_is_asked_to_end_leaves_nothing(said, base, tmp_path, monkeypatch):
+    def asked_to_end(*arguments: object, **more: object) -> None:
+        assert len(files(tmp_path)) == 1
+        signal.raise_signal(signal.SIGTERM)
+
+    monkeypatch.setattr("llama_recipes.export.convert.compare_afresh", asked_to_end)
+    before = signal.getsignal(signal.SIGTERM)
+    assert "Interrupted." in said("export", base, "--output", tmp_path / "model", code=130)
+    assert files(tmp_path) == set()
+    assert signal.getsignal(signal.SIGTERM) == before
 
 
 def test_a_link_that_leads_nowhere_is_somebody_s(said, base, tmp_path):

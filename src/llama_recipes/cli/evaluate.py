@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from tempfile import TemporaryFile
 
 from pydantic import Field
 
 from llama_recipes.cli.data_flags import Data, about_data, flags_taken, read_data
 from llama_recipes.cli.flags import no_model_named, read_flags
+from llama_recipes.cli.places import refuse_unwritable
 from llama_recipes.configs.section import Section
 from llama_recipes.data.example import Split
 from llama_recipes.errors import ConfigError, guard
@@ -143,11 +143,4 @@ def check_output(path: Path) -> None:
             f"--output_file {path} is there already, and results are not written over. Name a new"
             " file, or remove this one."
         )
-    try:
-        with TemporaryFile(dir=path.parent):
-            pass
-    except OSError as error:
-        raise ConfigError(
-            f"--output_file {path} cannot be written: {error.strerror or error}. Name a file in a"
-            " folder that is there and that you may write to."
-        ) from error
+    refuse_unwritable(path, "--output_file")

@@ -6,7 +6,7 @@ import json
 import re
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from rich.console import Console
@@ -20,7 +20,7 @@ from llama_recipes.cli.measuring import Questions, Work, measure
 from llama_recipes.configs.run import RunConfig
 from llama_recipes.data.prepare import Preparation
 from llama_recipes.data.splits import Part, open_part
-from llama_recipes.errors import CheckpointError, DataError
+from llama_recipes.errors import CheckpointError, ConfigError, DataError
 from llama_recipes.inference.answers import as_question, spread, with_prompt
 from llama_recipes.inference.metrics import find_answer
 from llama_recipes.monitoring import announce
@@ -78,8 +78,18 @@ def evaluate_models(flags: EvaluateFlags, data: Data, pattern: re.Pattern[str] |
     if flags.output_file:
         path = Path(flags.output_file).expanduser()
         content = shown.as_json(measured, questions, config, flags)
-        publish(path, (json.dumps(content, indent=2, allow_nan=False) + "\n").encode())
+        _write(path, content)
         screen.line(f"All figures, prompts and answers are in {path}")
+
+
+def _write(path: Path, content: dict[str, Any]) -> None:
+    try:
+        publish(path, (json.dumps(content, indent=2, allow_nan=False) + "\n").encode())
+    except OSError as error:
+        raise ConfigError(
+            f"--output_file {path} could not be written: {error.strerror or error}. The figures are"
+            " above; make room, and measure again for the answers."
+        ) from error
 
 
 def _open(

@@ -19,6 +19,7 @@ from llama_recipes.errors import ConfigError
 from llama_recipes.inference.answers import Question, answer, room
 from llama_recipes.inference.load import Loaded
 from llama_recipes.inference.metrics import answer_match, exact_match, rouge
+from llama_recipes.monitoring.memory import ran_out
 from llama_recipes.monitoring.screen import Screen
 from llama_recipes.training.evaluate import Evaluation, evaluate
 from llama_recipes.training.windows import on_device
@@ -79,7 +80,9 @@ def measure(candidate: Candidate, work: Work) -> Measured:
         loaded = candidate.load(work.device, work.dtype)
         loss = _loss(loaded, candidate.title, work)
         texts, unfinished = _answers(loaded, candidate.title, work)
-    except torch.OutOfMemoryError as error:
+    except (RuntimeError, MemoryError) as error:
+        if not ran_out(error):
+            raise
         raise ConfigError(
             f"The memory ran out: {error} Lower --val_batch_size, --generation_batch_size or"
             " --context_length, or take a smaller model."

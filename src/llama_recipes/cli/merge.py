@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
@@ -75,5 +76,6 @@ def _merge(argv: Sequence[str]) -> int:
         compared=flags.compare,
         only_adapters=True,
     )
-    print(f"The model is in {target}. Talk to it: llama-recipes chat {target}")
+    chat = shlex.join(["llama-recipes", "chat", str(target)])
+    print(f"The model is in {target}. Talk to it: {chat}")
     return 0

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Literal
 
+from llama_recipes.cli.places import refuse_unwritable
 from llama_recipes.errors import ConfigError
 from llama_recipes.export.convert import convert, is_gguf
 from llama_recipes.export.encodings import Encoding
@@ -43,7 +47,18 @@ def write_trained(
         )
     made_of = f"{found.source.name} and {found.adapter}" if found.adapter else found.source.name
     _say(f"Writing {made_of} to {target}, weights in {encoding} …")
-    convert(trained, target, encoding, name=name, base=base, compared=compared, say=_say)
+    with _ended_by_sigterm():
+        convert(trained, target, encoding, name=name, base=base, compared=compared, say=_say)
+
+
+@contextmanager
+def _ended_by_sigterm() -> Iterator[None]:
+    """As by Ctrl-C: what is half written is removed."""
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def _say(text: str) -> None:
@@ -51,7 +66,8 @@ def _say(text: str) -> None:
 
 
 def _refuse_taken(target: Path, flag: str) -> None:
-    """Raises ConfigError where something stands at `target`: no model is written over."""
+    """Raises ConfigError where something stands at `target`, for no model is written over, and
+    where nothing can."""
     empty = target.is_dir() and not is_gguf(target) and not any(target.iterdir())
     replaceable = empty and not target.is_symlink() and not target.is_mount()
     if (target.exists() or target.is_symlink()) and not replaceable:
@@ -59,6 +75,7 @@ def _refuse_taken(target: Path, flag: str) -> None:
             f"{flag} {target} {_what_stands_there(target)}, and nothing is written over. Name"
             " another place, or remove what is there."
         )
+    refuse_unwritable(target, flag, make_folders=True)
 
 
 def _what_stands_there(target: Path) -> str:

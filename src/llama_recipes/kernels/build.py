@@ -37,7 +37,7 @@ EMULATED = {
     "emulated_avx512": (*_AVX2, "-DEMULATED_LANES", "-O1"),
 }
 """AVX-512's vectors in halves and AMX's instructions in plain C++: for tests, on processors that
-have neither, of the code that is built on them. -O3 would take a minute to compile what is emulated."""
+have neither, of the code that is built on them. -O3 would compile the emulation for a minute."""
 
 _REQUIRED = {
     "amx": {"amx_tile", "amx_bf16", "avx512_bf16"},

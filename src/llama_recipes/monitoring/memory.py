@@ -35,6 +35,14 @@ def available_memory_gib(device: torch.device) -> float | None:
     return min(available, bytes_left_in_container()) / GIB
 
 
+def ran_out(error: BaseException) -> bool:
+    """Whether there was no memory for what failed: a GPU's, or the machine's, for which PyTorch has
+    no error of its own."""
+    return isinstance(error, torch.OutOfMemoryError | MemoryError) or (
+        isinstance(error, RuntimeError) and "can't allocate memory" in str(error)
+    )
+
+
 def bytes_left_in_container(cgroup: Path = Path("/sys/fs/cgroup")) -> float:
     """What a container's limit leaves, which the machine's own figure knows nothing of.
 

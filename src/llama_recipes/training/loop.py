@@ -8,14 +8,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
-import torch
 from torch.optim import Optimizer
 
 from llama_recipes.configs.training import TrainConfig
 from llama_recipes.data.loader import Loader
 from llama_recipes.errors import DataError, NonFiniteError
 from llama_recipes.model.llama import Llama
-from llama_recipes.monitoring.memory import peak_memory_gib
+from llama_recipes.monitoring.memory import peak_memory_gib, ran_out
 from llama_recipes.monitoring.run_log import RunLog, perplexity
 from llama_recipes.monitoring.screen import Screen
 from llama_recipes.monitoring.trackers import Trackers
@@ -113,15 +112,18 @@ class Run:
         self._counted_until = self._step_started = time.perf_counter()
         try:
             self._train()
-        except (DataError, NonFiniteError, KeyboardInterrupt, torch.OutOfMemoryError) as error:
-            # The interrupted step was not made: the weights are those of the step before it. What
-            # fails on one of several processes alone cannot be saved by it alone.
-            if self.world.size == 1 or isinstance(error, NonFiniteError):
-                self.selection.keep_last(self.progress.step)
-            raise
         except StopRequested:
             self.optimizer.zero_grad()
             self.random.restore()
+            raise
+        except BaseException as error:
+            # The interrupted step was not made: the weights are those of the step before it. What
+            # fails on one of several processes alone cannot be saved by it alone.
+            alone = self.world.size == 1 and (
+                isinstance(error, DataError | KeyboardInterrupt) or ran_out(error)
+            )
+            if alone or isinstance(error, NonFiniteError):
+                self.selection.keep_last(self.progress.step)
             raise
         self.selection.keep_last(self.progress.step)
         return self.progress
