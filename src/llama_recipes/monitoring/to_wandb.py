@@ -103,8 +103,11 @@ def start_wandb(
         name = {"id": run.id, "project": run.project, "entity": run.entity}
         publish(folder / RUN_FILE, (json.dumps(name) + "\n").encode())
     if not run.disabled:
-        where = run.settings.sync_dir if offline else run.url
-        say(f"Tracked in W&B: {where}" + (f"  (wandb sync {where} uploads it)" if offline else ""))
+        say(
+            f"Tracked in W&B on this machine. Upload it with: wandb sync {run.settings.sync_dir}"
+            if offline
+            else f"Tracked in W&B: {run.url}"
+        )
     # The server says what it has; offline, the part before this one has what stood there then.
     there = len(earlier) if offline and run_id else run.starting_step
     return Wandb(run, earlier=earlier, there=there, warn=warn)
