@@ -312,9 +312,7 @@ def test_trackers_hear_of_the_end_once_all_is_saved(inputs, stops, tmp_path, mon
     assert spy.lines == read_metrics(folder)
 
 
-def test_what_fails_between_start_and_training_ends_the_trackers_too(
-    inputs, tmp_path, monkeypatch
-):
+def test_what_fails_between_start_and_training_ends_the_trackers_too(inputs, tmp_path, monkeypatch):
     def failing(*args, **kwargs):
         raise RuntimeError("no optimizer today")
 
@@ -328,15 +326,7 @@ def test_what_fails_between_start_and_training_ends_the_trackers_too(
 # Without a folder, and without a network
 
 
-def test_wandb_needs_no_output_dir(inputs, tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    assert main([*inputs, *OFFLINE, "--no_save_model", "--max_train_step=1"]) == 0
-    (run,) = written_runs(tmp_path)
-    assert [row["train/step"] for row in run.rows.values()] == [1, 1]
-    assert [path.name for path in tmp_path.iterdir()] == ["wandb"]
-
-
-def test_offline_nothing_asks_for_the_network(inputs, tmp_path):
+def test_offline_wandb_needs_neither_a_network_nor_an_output_dir(inputs, tmp_path):
     """In a process of its own, whose every address leads to a door that counts who knocks."""
     knocks = []
     with socket.create_server(("127.0.0.1", 0)) as door:
@@ -347,15 +337,19 @@ def test_offline_nothing_asks_for_the_network(inputs, tmp_path):
             "import os, sys; os.environ |= dict.fromkeys(sys.argv[1].split(), sys.argv[2]);"
             "from llama_recipes.finetuning import main; sys.exit(main(sys.argv[3:]))"
         )
-        flags = [*inputs, *OFFLINE, f"--output_dir={tmp_path / 'result'}", "--max_train_step=2"]
+        flags = [*inputs, *OFFLINE, "--no_save_model", "--max_train_step=2"]
         done = subprocess.run(
             [sys.executable, "-c", code, " ".join(names), address, *flags],
             capture_output=True,
             text=True,
             check=False,
+            cwd=tmp_path,
         )
         assert done.returncode == 0, done.stderr
-        assert len(written_runs(tmp_path / "result")[0].rows) == 3
+        assert [path.name for path in tmp_path.iterdir()] == ["wandb"]
+        (run,) = written_runs(tmp_path, patience_seconds=0)
+        assert [row["train/step"] for row in run.rows.values()] == [1, 2, 2]
+        assert run.exit_code == 0
         assert "wandb: " not in done.stdout + done.stderr
         assert "Tracked in W&B on this machine. Upload it with: wandb sync " in done.stdout
         assert knocks == []

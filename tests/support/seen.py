@@ -98,10 +98,7 @@ def tracked(outcome: Outcome) -> set[str]:
     """Which of a run's trackers left something in its folder."""
     places = ("tensorboard/", "wandb/", "metrics_data_")
     return {
-        place
-        for place in places
-        for file in outcome.files()
-        if file.startswith(f"result/{place}")
+        place for place in places for file in outcome.files() if file.startswith(f"result/{place}")
     }
 
 

@@ -361,7 +361,9 @@ WATCHED = [
     ),
     of_train("use_tensorboard", "True", tracked, shows=(set(), {"tensorboard/"})),
     of_train("save_metrics", "True", tracked, shows=(set(), {"metrics_data_"})),
-    Case("wandb_config.project", "mine", (in_wandb("project"),), OFFLINE, ("llama_recipes", "mine")),
+    Case(
+        "wandb_config.project", "mine", (in_wandb("project"),), OFFLINE, ("llama_recipes", "mine")
+    ),
     Case("wandb_config.entity", "us", (in_wandb("entity"),), OFFLINE, ("", "us")),
     Case("wandb_config.job_type", "tuning", (in_wandb("job_type"),), OFFLINE, ("", "tuning")),
     Case("wandb_config.tags", "a,b", (in_wandb("tags"),), OFFLINE, ([], ["a", "b"])),

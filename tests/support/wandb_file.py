@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import struct
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -33,10 +34,20 @@ class Written:
     exit_code: int | None = None
 
 
-def written_runs(folder: Path) -> list[Written]:
-    """The parts of a run below `folder`, the earliest first."""
-    files = sorted(folder.glob("wandb/offline-run-*/*.wandb"), key=lambda path: path.stat().st_mtime)
-    return [read_run(path) for path in files]
+def written_runs(folder: Path, *, patience_seconds: float = 30.0) -> list[Written]:
+    """The parts of a run below `folder`, the earliest first.
+
+    W&B's own process writes the file, a moment behind what it is told: it is waited for.
+    """
+    limit = time.monotonic() + patience_seconds
+    while True:
+        files = sorted(
+            folder.glob("wandb/offline-run-*/*.wandb")
+        )  # their folders begin with a date
+        runs = [read_run(path) for path in files]
+        if all(run.exit_code is not None for run in runs) or time.monotonic() > limit:
+            return runs
+        time.sleep(0.02)
 
 
 def read_run(path: Path) -> Written:
@@ -85,7 +96,7 @@ def _update(target: dict[str, Any], items: Any) -> None:
 
 
 def _contents(data: bytes) -> Iterator[bytes]:
-    assert data[:4] == b":W&B"
+    assert data[:4] in (b":W&B", b"")
     at, parts = _PREFIX, b""
     while at + _PREFIX <= len(data):
         if _BLOCK - at % _BLOCK < _PREFIX:  # no record begins where no prefix fits
