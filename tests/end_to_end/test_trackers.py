@@ -331,7 +331,8 @@ def test_offline_wandb_needs_neither_a_network_nor_an_output_dir(inputs, tmp_pat
     knocks = []
     with socket.create_server(("127.0.0.1", 0)) as door:
         address = f"http://127.0.0.1:{door.getsockname()[1]}"
-        Thread(target=lambda: knocks.append(door.accept()), daemon=True).start()
+        watch = Thread(target=lambda: knocks.append(door.accept()[1]), daemon=True)
+        watch.start()
         names = ("WANDB_BASE_URL", "HTTP_PROXY", "HTTPS_PROXY", "http_proxy", "https_proxy")
         code = (
             "import os, sys; os.environ |= dict.fromkeys(sys.argv[1].split(), sys.argv[2]);"
@@ -353,3 +354,6 @@ def test_offline_wandb_needs_neither_a_network_nor_an_output_dir(inputs, tmp_pat
         assert "wandb: " not in done.stdout + done.stderr
         assert "Tracked in W&B on this machine. Upload it with: wandb sync " in done.stdout
         assert knocks == []
+        with socket.create_connection(door.getsockname()) as knock:  # who knocks is counted
+            watch.join(timeout=10)
+            assert knocks == [knock.getsockname()]

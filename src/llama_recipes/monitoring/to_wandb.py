@@ -44,12 +44,14 @@ def check_wandb(config: WandbConfig) -> None:
     known = wandb.setup(wandb.Settings(show_info=False)).settings
     if (config.mode or known.mode) != "online":
         return
+    if known.mode != "online":  # `wandb offline` or WANDB_MODE, which the setting overrules
+        wandb.setup(wandb.Settings(mode="online"))
     try:
         logged_in = wandb.login(prompt=False, verify=True)
     except wandb.Error as error:
         raise ConfigError(
-            f"W&B does not take the login: {_sentence(error)} Log in again with `wandb login"
-            f" --relogin`, {_STAY_HERE}."
+            f"The login at W&B could not be checked: {_sentence(error)} Mend that (`wandb login"
+            f" --relogin` takes a new key), {_STAY_HERE}."
         ) from error
     if not logged_in:
         raise ConfigError(
