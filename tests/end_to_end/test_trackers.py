@@ -323,19 +323,35 @@ def test_what_fails_between_start_and_training_ends_the_trackers_too(inputs, tmp
     assert run.summary["stop_reason"] == "stopped by RuntimeError"
 
 
-# Without a folder, and without a network
+# Without a login, a folder or a network
+
+
+def test_without_a_login_nothing_is_loaded_or_made(inputs, tmp_path, capsys):
+    absent = "--model_name=no/model/here"
+    folder = tmp_path / "result"
+    assert main([*inputs[1:], absent, "--use_wandb", f"--output_dir={folder}"]) == 2
+    assert capsys.readouterr().err.startswith("Error: --use_wandb needs a login at W&B")
+    assert not folder.exists()
 
 
 def test_offline_wandb_needs_neither_a_network_nor_an_output_dir(inputs, tmp_path):
     """In a process of its own, whose every address leads to a door that counts who knocks."""
     knocks = []
+
+    def count(door: socket.socket) -> None:
+        knock, address = door.accept()
+        knock.close()
+        knocks.append(address)
+
     with socket.create_server(("127.0.0.1", 0)) as door:
         address = f"http://127.0.0.1:{door.getsockname()[1]}"
-        watch = Thread(target=lambda: knocks.append(door.accept()[1]), daemon=True)
+        watch = Thread(target=count, args=[door], daemon=True)
         watch.start()
         names = ("WANDB_BASE_URL", "HTTP_PROXY", "HTTPS_PROXY", "http_proxy", "https_proxy")
+        key = "0123456789" * 4
         code = (
             "import os, sys; os.environ |= dict.fromkeys(sys.argv[1].split(), sys.argv[2]);"
+            f"os.environ['WANDB_API_KEY'] = '{key}';"
             "from llama_recipes.finetuning import main; sys.exit(main(sys.argv[3:]))"
         )
         flags = [*inputs, *OFFLINE, "--no_save_model", "--max_train_step=2"]
@@ -351,6 +367,9 @@ def test_offline_wandb_needs_neither_a_network_nor_an_output_dir(inputs, tmp_pat
         (run,) = written_runs(tmp_path, patience_seconds=0)
         assert [row["train/step"] for row in run.rows.values()] == [1, 2, 2]
         assert run.exit_code == 0
+        files = [path for path in tmp_path.rglob("*") if path.is_file()]
+        assert len(files) > 3
+        assert [path for path in files if key.encode() in path.read_bytes()] == []
         assert "wandb: " not in done.stdout + done.stderr
         assert "Tracked in W&B on this machine. Upload it with: wandb sync " in done.stdout
         assert knocks == []

@@ -16,7 +16,7 @@ from llama_recipes.configs.run import RunConfig
 from llama_recipes.configs.training import TrainConfig
 from llama_recipes.configs.wandb import WandbConfig
 from llama_recipes.errors import ConfigError
-from llama_recipes.monitoring import plots, to_tensorboard, to_wandb
+from llama_recipes.monitoring import packages
 from llama_recipes.monitoring.results import how_it_ended
 from llama_recipes.monitoring.run_log import METRICS_FILE, read_metrics
 from llama_recipes.monitoring.to_wandb import RUN_FILE, Wandb, start_wandb
@@ -89,15 +89,12 @@ def test_lines_are_read_back(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("module", "setting", "package"),
-    [
-        (to_wandb, "use_wandb", "wandb"),
-        (to_tensorboard, "use_tensorboard", "tensorboard"),
-        (plots, "save_metrics", "matplotlib"),
-    ],
+    ("setting", "package"),
+    [("use_wandb", "wandb"), ("use_tensorboard", "tensorboard"), ("save_metrics", "matplotlib")],
 )
-def test_a_missing_package_is_named_with_the_command(module, setting, package, monkeypatch):
-    monkeypatch.setattr(module, "find_spec", lambda name: None)
+@pytest.mark.parametrize("found", [None, SimpleNamespace(origin=None)], ids=["nothing", "folder"])
+def test_a_missing_package_is_named_with_the_command(setting, package, found, monkeypatch):
+    monkeypatch.setattr(packages, "find_spec", lambda name: found)
     with pytest.raises(ConfigError, match=f"--{setting} .* pip install {package}$") as raised:
         check_trackers(asking(**{setting: True}))
     assert len(raised.value.problems) == 1

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
@@ -31,7 +32,7 @@ def eight_lists(records: Sequence[Mapping[str, Any]]) -> dict[str, list[float | 
     for measure in ("loss", "perplexity"):
         for name, curve in curves(records).items():
             values = curve.losses if measure == "loss" else curve.perplexities
-            found[f"{name}_{measure}"] = list(finite(dict(enumerate(values))).values())
+            found[f"{name}_{measure}"] = [v if math.isfinite(v) else None for v in values]
     return found
 
 

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from importlib.util import find_spec
 from io import BytesIO
 from typing import TYPE_CHECKING, Any
 
-from llama_recipes.errors import ConfigError
 from llama_recipes.monitoring.curves import Curve, curves
 
 if TYPE_CHECKING:
@@ -15,15 +13,6 @@ if TYPE_CHECKING:
 
 _COLOURS = {"loss": ("tab:blue", "tab:red"), "perplexity": ("tab:green", "tab:purple")}
 """Of training and of validation."""
-
-
-def check_plots() -> None:
-    """Raises ConfigError where the library that draws is missing."""
-    if find_spec("matplotlib") is None:
-        raise ConfigError(
-            "--save_metrics draws its plots with the package matplotlib, which is not installed"
-            " here. Install it: pip install matplotlib"
-        )
 
 
 def draw(records: Iterable[Mapping[str, Any]]) -> dict[str, bytes]:
@@ -46,6 +35,7 @@ def figure(train: Curve, validation: Curve, *, measure: str, per: str) -> Figure
     """
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
+    from matplotlib.ticker import MaxNLocator
 
     made = Figure(figsize=(10, 6), layout="tight")
     FigureCanvasAgg(made)
@@ -61,6 +51,6 @@ def figure(train: Curve, validation: Curve, *, measure: str, per: str) -> Figure
     axes.set_xlabel(per.capitalize())
     axes.set_ylabel("Loss (nats per token)" if measure == "loss" else "Perplexity")
     axes.set_title(f"Train and validation {measure} by {per}")
-    axes.xaxis.get_major_locator().set_params(integer=True)
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.legend()
     return made

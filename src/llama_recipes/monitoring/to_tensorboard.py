@@ -3,24 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from llama_recipes.errors import ConfigError
 from llama_recipes.monitoring.trackers import named
 
 FOLDER = "tensorboard"
 """In the run's own folder."""
-
-
-def check_tensorboard() -> None:
-    """Raises ConfigError where the package is missing."""
-    if find_spec("tensorboard") is None:
-        raise ConfigError(
-            "--use_tensorboard writes with the package tensorboard, which is not installed here."
-            " Install it: pip install tensorboard"
-        )
 
 
 class TensorBoard:
@@ -54,16 +43,21 @@ class TensorBoard:
                 self.write(record)
 
     def _session(self, hparams: Mapping[str, Any]) -> None:
-        from torch.utils.tensorboard.summary import hparams as summaries
+        from torch.utils.tensorboard import summary
 
+        make: Any = summary.hparams
         values = {
             name: value if isinstance(value, bool | int | float) else str(value)
             for name, value in hparams.items()
         }
         shown = dict.fromkeys(("train/loss", "eval/loss", "eval/perplexity"))
-        experiment, start, self._end = summaries(values, shown)
-        self._writer.file_writer.add_summary(experiment)
-        self._writer.file_writer.add_summary(start)
+        experiment, start, self._end = make(values, shown)
+        self._add(experiment)
+        self._add(start)
+
+    def _add(self, summary: Any) -> None:
+        file: Any = self._writer.file_writer
+        file.add_summary(summary)
 
     def write(self, record: Mapping[str, Any]) -> None:
         for name, value in named(record).items():
@@ -74,7 +68,7 @@ class TensorBoard:
         known = {key: value for key, value in results.items() if value is not None}
         rows = "\n".join(f"{key}: {value}" for key, value in known.items())
         self._writer.add_text("results", _as_code(rows), known.get("steps", 0))
-        self._writer.file_writer.add_summary(self._end)
+        self._add(self._end)
         self._writer.close()
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping, Sequence
-from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -28,16 +27,11 @@ _FINISH_SECONDS = 120.0
 _STAY_HERE = "or keep the run on this machine with --wandb_config.mode offline"
 
 
-def check_wandb(config: WandbConfig) -> None:
-    """Raises ConfigError where the package is missing, or a login, or the server is out of reach.
+def check_login(config: WandbConfig) -> None:
+    """Raises ConfigError where nobody is logged in, or the server does not confirm it.
 
     Nobody is asked for a key: a run that nobody watches would wait for the answer for ever.
     """
-    if find_spec("wandb") is None:
-        raise ConfigError(
-            "--use_wandb tracks with the package wandb, which is not installed here."
-            " Install it: pip install wandb"
-        )
     import wandb
 
     # What it says beside warnings is in our own words on the screen.
@@ -99,7 +93,8 @@ def start_wandb(
         raise ConfigError(
             f"W&B did not begin the run: {_sentence(error)} Mend what it names, {_STAY_HERE}."
         ) from error
-    run.config.update(dict(described), allow_val_change=True)
+    settings: Any = run.config
+    settings.update(dict(described), allow_val_change=True)
     run.define_metric("*", step_metric=_STEP)
     if folder is not None and not run.disabled:
         name = {"id": run.id, "project": run.project, "entity": run.entity}

@@ -15,11 +15,11 @@ from llama_recipes.data.splits import Splits
 from llama_recipes.model.llama import Llama
 from llama_recipes.model.weights import count_parameters
 from llama_recipes.monitoring.metrics_file import MetricsFile, Publish, metrics_path
-from llama_recipes.monitoring.plots import check_plots
+from llama_recipes.monitoring.packages import require
 from llama_recipes.monitoring.run_log import read_metrics
 from llama_recipes.monitoring.screen import Screen
-from llama_recipes.monitoring.to_tensorboard import FOLDER, TensorBoard, check_tensorboard
-from llama_recipes.monitoring.to_wandb import check_wandb, start_wandb
+from llama_recipes.monitoring.to_tensorboard import FOLDER, TensorBoard
+from llama_recipes.monitoring.to_wandb import check_login, start_wandb
 from llama_recipes.monitoring.trackers import Tracker
 
 
@@ -27,11 +27,12 @@ def check_trackers(config: RunConfig) -> None:
     """Raises ConfigError for what a tracker lacks, as long as nothing is loaded or written."""
     train = config.train_config
     if train.save_metrics:
-        check_plots()
+        require("matplotlib", why="--save_metrics draws its plots with")
     if train.use_tensorboard:
-        check_tensorboard()
+        require("tensorboard", why="--use_tensorboard writes with")
     if train.use_wandb:
-        check_wandb(config.wandb_config)
+        require("wandb", why="--use_wandb tracks with")
+        check_login(config.wandb_config)
 
 
 def metrics_file(config: RunConfig, folder: Path | None) -> str | None:
