@@ -9,6 +9,7 @@ from types import SimpleNamespace
 
 import pytest
 import wandb
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from wandb.errors import AuthenticationError, CommError
 
 from llama_recipes.checkpoint.store import publish
@@ -19,6 +20,7 @@ from llama_recipes.errors import ConfigError
 from llama_recipes.monitoring import packages
 from llama_recipes.monitoring.results import how_it_ended
 from llama_recipes.monitoring.run_log import METRICS_FILE, read_metrics
+from llama_recipes.monitoring.to_tensorboard import TensorBoard
 from llama_recipes.monitoring.to_wandb import RUN_FILE, Wandb, start_wandb
 from llama_recipes.monitoring.trackers import Trackers, named
 from llama_recipes.monitoring.tracking import check_trackers
@@ -130,6 +132,47 @@ def test_a_login_that_is_refused_is_said_in_one_sentence(monkeypatch):
         check_trackers(asking(use_wandb=True))
 
 
+# TensorBoard
+
+
+def tensorboard(folder: Path, earlier=()) -> TensorBoard:
+    return TensorBoard(folder, settings="a: 1\n", hparams={"lr": 1.0}, earlier=earlier)
+
+
+def losses(folder: Path) -> dict[str, list[tuple[int, float]]]:
+    events = EventAccumulator(str(folder)).Reload()
+    tags = [tag for tag in ("train/loss", "eval/loss") if tag in events.Tags()["scalars"]]
+    return {tag: [(point.step, point.value) for point in events.Scalars(tag)] for tag in tags}
+
+
+def test_a_line_is_on_the_disk_before_the_next_step(tmp_path):
+    tracker = tensorboard(tmp_path)
+    for line in LINES[:2]:
+        tracker.write(line)
+    assert losses(tmp_path) == {"train/loss": [(1, 3.0), (2, 2.0)]}
+    tracker.finish({"stop_reason": "", "steps": 2})
+
+
+@pytest.mark.parametrize("kept", [0, 2, 3])
+def test_what_a_killed_run_showed_after_its_checkpoint_is_hidden(kept, tmp_path):
+    """Nobody told the tracker of the end. The lines are made again, here with other losses."""
+    killed = tensorboard(tmp_path)
+    for line in LINES:
+        killed.write(line)
+    again = [line if "eval_loss" in line else line | {"loss": 9.0} for line in LINES[kept:]]
+    tracker = tensorboard(tmp_path, LINES[:kept])
+    for line in again:
+        tracker.write(line)
+    tracker.finish({"stop_reason": "all epochs are done", "steps": 3})
+    trained = [(1, 3.0), (2, 2.0)][:kept] + [(1, 9.0), (2, 9.0), (3, 9.0)][kept and 2 :]
+    assert losses(tmp_path) == {"train/loss": trained, "eval/loss": [(2, 2.5)]}
+
+
+def test_tracking_that_begins_late_shows_what_was_before(tmp_path):
+    tensorboard(tmp_path, LINES[:3]).write(LINES[3])
+    assert losses(tmp_path)["train/loss"] == [(1, 3.0), (2, 2.0), (3, 1.0)]
+
+
 # W&B, behind what it offers: a run that takes rows
 
 
@@ -228,6 +271,24 @@ def test_a_run_that_begins_anew_is_another_run(tmp_path, monkeypatch):
     (tmp_path / RUN_FILE).write_text('{"id": "of a run that was killed"}')
     _, given, _ = begin(Run(), tmp_path, monkeypatch, mode="online")
     assert given["id"] is None
+
+
+def test_where_wandb_is_disabled_nothing_is_tracked_or_written(tmp_path):
+    said = []
+    tracker = start_wandb(
+        WandbConfig(mode="disabled"),
+        tmp_path,
+        described={"a": 1},
+        earlier=LINES[:2],
+        resumed=False,
+        publish=publish,
+        say=said.append,
+        warn=said.append,
+    )
+    tracker.write(LINES[2])
+    tracker.finish({"stop_reason": "stopped by SIGTERM"})
+    assert said == []
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_what_wandb_refuses_is_the_user_s_to_mend(tmp_path, monkeypatch):
