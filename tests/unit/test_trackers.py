@@ -118,13 +118,25 @@ def test_without_a_login_the_ways_out_are_named():
 
 def test_a_login_is_checked_without_asking_for_a_key(monkeypatch):
     asked = []
-    monkeypatch.setattr(wandb, "login", lambda **how: asked.append(how) or True)
+
+    def login(*, prompt, verify):
+        asked.append((prompt, verify))
+        return True
+
+    monkeypatch.setattr(wandb, "login", login)
     check_trackers(asking(use_wandb=True))
-    assert asked == [{"prompt": False, "verify": True}]
+    assert asked == [(False, True)]
+
+
+def test_a_wandb_that_would_ask_for_a_key_is_too_old(monkeypatch):
+    monkeypatch.setattr(wandb, "login", lambda *, verify: True)
+    monkeypatch.setattr(wandb, "__version__", "0.22.1")
+    with pytest.raises(ConfigError, match=r"needs wandb 0\.30 or newer, and 0\.22\.1 is installed"):
+        check_trackers(asking(use_wandb=True))
 
 
 def test_a_login_that_is_refused_is_said_in_one_sentence(monkeypatch):
-    def refuse(**how):
+    def refuse(*, prompt, verify):
         raise AuthenticationError("Failed to authenticate with https://api.wandb.ai:\n 401")
 
     monkeypatch.setattr(wandb, "login", refuse)

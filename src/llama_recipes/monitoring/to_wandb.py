@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping, Sequence
+from inspect import signature
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -28,12 +29,17 @@ _STAY_HERE = "or keep the run on this machine with --wandb_config.mode offline"
 
 
 def check_login(config: WandbConfig) -> None:
-    """Raises ConfigError where nobody is logged in, or the server does not confirm it.
+    """Raises ConfigError where W&B is too old, nobody is logged in, or the server says no.
 
     Nobody is asked for a key: a run that nobody watches would wait for the answer for ever.
     """
     import wandb
 
+    if "prompt" not in signature(wandb.login).parameters:
+        raise ConfigError(
+            f"--use_wandb needs wandb 0.30 or newer, and {wandb.__version__} is installed here."
+            " Install a newer one: pip install --upgrade wandb"
+        )
     # What it says beside warnings is in our own words on the screen.
     known = wandb.setup(wandb.Settings(show_info=False)).settings
     if (config.mode or known.mode) != "online":
