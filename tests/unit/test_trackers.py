@@ -265,17 +265,14 @@ def test_online_the_server_s_rows_are_not_sent_again_and_lost_ones_are(
                for row in sent)  # fmt: skip
 
 
-@pytest.mark.parametrize(("begun", "sent"), [(True, [2]), (False, [0, 1, 2])])
-def test_offline_the_earlier_part_of_the_run_has_the_earlier_lines(
-    begun, sent, tmp_path, monkeypatch
-):
-    if begun:
-        (tmp_path / RUN_FILE).write_text('{"id": "r1"}')
+def test_offline_a_part_that_goes_on_has_the_same_id_and_every_row(tmp_path, monkeypatch):
+    """Uploading it replaces what was uploaded of the run before."""
+    (tmp_path / RUN_FILE).write_text('{"id": "r1"}')
     run = Run()
     tracker, given, said = begin(run, tmp_path, monkeypatch, resumed=True, mode="offline")
-    assert (given["id"], given["resume"]) == ("r1" if begun else None, None)
+    assert (given["id"], given["resume"]) == ("r1", None)
     tracker.write(LINES[2])
-    assert list(run.rows) == sent
+    assert list(run.rows) == [0, 1, 2]
     assert said == ["Tracked in W&B on this machine. Upload it with: wandb sync here"]
 
 

@@ -87,7 +87,7 @@ def start_wandb(
             **given,
             dir=folder,
             id=run_id,
-            # Offline there is nobody to ask whether the run exists: the same id does it.
+            # Offline there is nobody to ask whether the run exists: the same id is enough.
             resume="allow" if run_id and not offline else None,
             settings=wandb.Settings(
                 quiet=True,
@@ -111,18 +111,19 @@ def start_wandb(
             if offline
             else f"Tracked in W&B: {run.url}"
         )
-    # The server says what it has; offline, the part before this one has what stood there then.
-    there = len(earlier) if offline and run_id else run.starting_step
-    return Wandb(run, earlier=earlier, there=there, warn=warn)
+    return Wandb(run, earlier=earlier, there=run.starting_step, warn=warn)
 
 
 class Wandb:
     """A tracker that sends each line of metrics.jsonl as the row of its number.
 
     So a row means the same however often a run was interrupted, killed and resumed: none is sent
-    twice, and those that were lost on the way are sent again.
+    twice, and those that were lost on the way are sent again. Offline there is no telling what
+    W&B's own process still wrote before a kill, and uploading a part of a run replaces what was
+    uploaded of it before (github.com/wandb/wandb/issues/3841 and 5865): there each part holds all.
 
-    there: how many rows W&B has of this run. warn: hears when W&B fails, which ends no training.
+    there: how many rows the server has of this run, 0 offline. warn: hears when W&B fails, which
+    ends no training.
     """
 
     def __init__(
