@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from contextlib import suppress
 
@@ -59,4 +60,17 @@ def _own_cache(
         kernels.symlink_to(kept)
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("XDG_CACHE_HOME", str(shared / "cache"))
+        yield
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _no_login(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Nobody who runs the tests is logged in at W&B, whatever they have set up for themselves."""
+    folder = tmp_path_factory.mktemp("wandb")
+    with pytest.MonkeyPatch.context() as patch:
+        for name in [name for name in os.environ if name.startswith("WANDB_")]:
+            patch.delenv(name)
+        patch.setenv("NETRC", str(folder / "netrc"))
+        patch.setenv("WANDB_CONFIG_DIR", str(folder))
+        patch.setenv("WANDB_ERROR_REPORTING", "false")
         yield

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, NoReturn
@@ -24,11 +25,17 @@ from llama_recipes.model.fingerprint import weights_fingerprint
 from llama_recipes.model.source import open_model
 from llama_recipes.model.weights import check_weights, load_weights
 from llama_recipes.monitoring import announce
-from llama_recipes.monitoring.memory import ran_out
-from llama_recipes.monitoring.results import RESULTS_FILE, summarise
+from llama_recipes.monitoring.memory import memory_peaks, ran_out
+from llama_recipes.monitoring.results import RESULTS_FILE, STOPPED_BY, summarise
 from llama_recipes.monitoring.run_log import RunLog
 from llama_recipes.monitoring.screen import Screen
 from llama_recipes.monitoring.trackers import Trackers
+from llama_recipes.monitoring.tracking import (
+    check_trackers,
+    facts_of,
+    make_trackers,
+    metrics_file,
+)
 from llama_recipes.parallel.join import joined
 from llama_recipes.parallel.shards import own_rows
 from llama_recipes.parts import (
@@ -49,7 +56,7 @@ from llama_recipes.resolve import (
 from llama_recipes.training.checkpointer import Checkpointer
 from llama_recipes.training.gpu_kernels import speed_up
 from llama_recipes.training.interruption import Interruption, StopRequested
-from llama_recipes.training.loop import Progress, Run
+from llama_recipes.training.loop import Run
 from llama_recipes.training.optimizers import make_optimizer
 from llama_recipes.training.resuming import checkpoint_to_resume, identity, refuse_drift
 from llama_recipes.training.selection import Selection
@@ -81,6 +88,7 @@ def _finetune(config: RunConfig, screen: Screen, interruption: Interruption) -> 
     world, root = interruption.world, preflight.checkpoints_path(config)
     checkpoint = checkpoint_to_resume(config, root, screen.warn, world)
     world.lead(lambda: preflight.refuse_results(config, checkpoint))
+    world.lead(lambda: check_trackers(config))
     source = open_model(config.train_config.model_name)
     base = weights_fingerprint(source.tensors)
     check_adapter_base(config, source.tensors)
@@ -150,12 +158,33 @@ def _finetune(config: RunConfig, screen: Screen, interruption: Interruption) -> 
     if train.use_fast_kernels and device.type != "cpu":
         screen.line(speed_up(model, steps=schedule.total_steps))
     how = quantization(config)
-    facts = {"prompt_format": splits.format, "quantization": how and asdict(how)}
+    facts: dict[str, Any] = {
+        "prompt_format": splits.format,
+        "quantization": how and asdict(how),
+        "metrics_filename": None if world.rank else metrics_file(config, folder),
+    }
     torch.manual_seed(train.seed + world.rank)  # what dropout drops differs among processes
     metrics_bytes = checkpoint.state["metrics_bytes"] if checkpoint else None
     written_by_me = None if world.rank else folder
-    trackers = Trackers(())
-    with RunLog(written_by_me, keep=metrics_bytes) as log, screen.training(schedule.total_steps):
+    trackers = Trackers()
+    with (
+        RunLog(written_by_me, keep=metrics_bytes) as log,
+        _finishing(trackers),
+        screen.training(schedule.total_steps),
+    ):
+        world.lead(
+            lambda: trackers.add(
+                make_trackers(
+                    config,
+                    folder,
+                    metrics_filename=facts["metrics_filename"],
+                    facts=facts_of(model, splits, device=device, processes=world.size),
+                    resumed=checkpoint is not None,
+                    publish=publish,
+                    screen=screen,
+                )
+            )
+        )
         run = Run(
             model,
             make_optimizer(
@@ -191,11 +220,25 @@ def _finetune(config: RunConfig, screen: Screen, interruption: Interruption) -> 
         if folder is not None and train.save_model and train.save_optimizer:
             save_optimizer(run, folder)
 
-    results = _results(run.progress, selection, **facts)
+    results = _results(run, **facts)
     _write_results(written_by_me, results)
     trackers.finish(results)
     announce.end(results, folder if train.save_model else None, screen)
     return results
+
+
+@contextmanager
+def _finishing(trackers: Trackers) -> Iterator[None]:
+    """What ends the run before its end ends the trackers', if nobody has told them yet."""
+    try:
+        yield
+    except BaseException as error:
+        trackers.finish({"stop_reason": _stopped_by(error)})
+        raise
+
+
+def _stopped_by(error: BaseException) -> str:
+    return STOPPED_BY + (error.name if isinstance(error, StopRequested) else type(error).__name__)
 
 
 def _begin(folder: Path | None, config: RunConfig, checkpoint: Checkpoint | None) -> None:
@@ -206,15 +249,13 @@ def _begin(folder: Path | None, config: RunConfig, checkpoint: Checkpoint | None
 
 def _train(run: Run, folder: Path | None, screen: Screen, facts: Mapping[str, Any]) -> None:
     """Train; however that ends, results.json and the screen say what there is."""
-    selection = run.selection
     # Written before the first step too: chat asks as training did even after a kill.
-    _write_results(folder, _results(run.progress, selection, **facts))
+    _write_results(folder, _results(run, **facts))
     try:
         run.train()
     except BaseException as error:
-        stopped = error.name if isinstance(error, StopRequested) else type(error).__name__
-        results = _results(run.progress, selection, **facts)
-        results["stop_reason"] = f"stopped by {stopped}"
+        run.count_time()
+        results = _results(run, **facts) | {"stop_reason": _stopped_by(error)}
         _write_results(folder, results)
         try:
             _end_early(run, error, folder, screen)
@@ -253,7 +294,8 @@ def _write_results(folder: Path | None, results: dict[str, Any]) -> None:
         publish(folder / RESULTS_FILE, (json.dumps(results, indent=2) + "\n").encode())
 
 
-def _results(progress: Progress, selection: Selection, **facts: Any) -> dict[str, Any]:
+def _results(run: Run, **facts: Any) -> dict[str, Any]:
+    progress, selection = run.progress, run.selection
     return summarise(
         epoch_losses=progress.epoch_losses,
         eval_losses=progress.eval_losses,
@@ -265,5 +307,7 @@ def _results(progress: Progress, selection: Selection, **facts: Any) -> dict[str
         tokens=progress.tokens,
         supervised_tokens=progress.supervised_tokens,
         stop_reason=progress.stop_reason,
+        total_time=sum(progress.epoch_seconds) + progress.epoch_elapsed,
+        memory=memory_peaks(run.device),
         **facts,
     )

@@ -35,13 +35,19 @@ ONLY_IN = {
     "transformers": ("data.tokenizer", "data.tokenizer_gguf"),
     "tokenizers": ("data.tokenizer", "data.tokenizer_gguf"),
     "torch.distributed": ("parallel", "checkpoint"),
+    "torch.utils.tensorboard": ("monitoring.to_tensorboard",),
+    "wandb": ("monitoring.to_wandb",),
+    "matplotlib": ("monitoring.plots",),
 }
 """Libraries, and the modules or packages that may import them."""
 
 LIGHT = ("cli.main", "finetuning")
 """What `--help` and a mistyped flag pass through, with all that these import at once."""
 
-HEAVY = {"torch", "numpy", "transformers", "datasets", "pyarrow", "safetensors", "gguf"}
+HEAVY = {
+    *("torch", "numpy", "transformers", "datasets", "pyarrow", "safetensors", "gguf"),
+    *("wandb", "tensorboard", "matplotlib"),
+}
 
 
 @dataclass(frozen=True)

@@ -24,23 +24,29 @@ def described_by(*flags: str) -> RunConfig:
     return reading.config
 
 
-NEEDED_WITH = {
-    "train_config.model_name": [],
-    "train_config.output_dir": [],
-    "train_config.dist_checkpoint_root_folder": ["--enable_fsdp"],
-    "train_config.profiler_dir": ["--use_profiler"],
-    "samsum_dataset.data_path": [],
-    "grammar_dataset.train_split": ["--dataset=grammar_dataset"],
-    "grammar_dataset.test_split": ["--dataset=grammar_dataset"],
-    "alpaca_dataset.data_path": ["--dataset=alpaca_dataset"],
-    "custom_dataset.file": ["--dataset=custom_dataset"],
-    "file_dataset.train_file": ["--dataset=file_dataset"],
-}
+NEEDED_WITH = [
+    ("train_config.model_name", []),
+    ("train_config.output_dir", []),
+    ("train_config.output_dir", ["--use_tensorboard", "--no_save_model"]),
+    ("train_config.dist_checkpoint_root_folder", ["--enable_fsdp"]),
+    ("train_config.profiler_dir", ["--use_profiler"]),
+    ("samsum_dataset.data_path", []),
+    ("grammar_dataset.train_split", ["--dataset=grammar_dataset"]),
+    ("grammar_dataset.test_split", ["--dataset=grammar_dataset"]),
+    ("alpaca_dataset.data_path", ["--dataset=alpaca_dataset"]),
+    ("custom_dataset.file", ["--dataset=custom_dataset"]),
+    ("file_dataset.train_file", ["--dataset=file_dataset"]),
+]
 
 
-@pytest.mark.parametrize("required", REQUIRED, ids=lambda required: required.setting)
-def test_a_path_that_is_needed_and_not_given_is_named(required) -> None:
-    flags = NEEDED_WITH[required.setting]
+@pytest.mark.parametrize(
+    ("required", "needed_with"),
+    zip(REQUIRED, NEEDED_WITH, strict=True),
+    ids=lambda value: getattr(value, "setting", ""),
+)
+def test_a_path_that_is_needed_and_not_given_is_named(required, needed_with) -> None:
+    setting, flags = needed_with
+    assert setting == required.setting
     sentence = f"{flag_of(required.setting)} is not given: {required.fix}."
     assert sentence in missing(described_by(*flags))
     assert sentence not in missing(described_by(*flags, f"--{required.setting}=x"))
@@ -51,6 +57,15 @@ def test_a_path_is_not_asked_for_where_nothing_needs_it() -> None:
     grammar = ["--model_name=m", "--dataset=grammar_dataset", "--grammar_dataset.train_split=x"]
     assert missing(described_by(*grammar, "--no_run_validation", "--no_save_model")) == []
     assert missing(described_by(*RUNNABLE, "--enable_fsdp", "--use_peft")) == []
+    assert missing(described_by(*RUNNABLE, "--use_tensorboard", "--save_metrics")) == []
+
+
+def test_a_folder_that_is_needed_for_two_reasons_is_asked_for_once() -> None:
+    flags = [flag for flag in RUNNABLE if "output_dir" not in flag]
+    assert len(missing(described_by(*flags, "--use_tensorboard"))) == 1
+    (problem,) = missing(described_by(*flags, "--no_save_model", "--save_metrics"))
+    assert problem.startswith("--output_dir is not given: name a folder for the files of ")
+    assert missing(described_by(*flags, "--no_save_model", "--use_wandb")) == []
 
 
 def test_the_place_of_a_path_counts_as_not_given() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
@@ -10,19 +11,23 @@ import torch
 from llama_recipes import preflight
 from llama_recipes.configs.fsdp import FsdpConfig
 from llama_recipes.errors import ConfigError
+from llama_recipes.monitoring.run_log import read_metrics
+from llama_recipes.monitoring.trackers import named
 from llama_recipes.parallel.strategy import Groups, groups
 from support.ranks import facts, run_jobs
 from support.settings import configured
 from support.tiny import tiny_llama
 from support.tiny_folder import VOCABULARY, jsonl, sums, tiny_folder
+from support.wandb_file import written_runs
 
 FULL, LORA = (), ("--use_peft", "--lora_config.lora_dropout=0")
+TRACKED = ("--use_wandb", "--wandb_config.mode=offline", "--use_tensorboard", "--save_metrics")
 JOBS = {
     "FULL_SHARD": FULL,
     "SHARD_GRAD_OP": ("--sharding_strategy=SHARD_GRAD_OP",),
     "NO_SHARD": ("--sharding_strategy=NO_SHARD",),
     "low_cpu": ("--low_cpu_fsdp",),
-    "lora": LORA,
+    "lora": (*LORA, *TRACKED),
     "whole checkpoints": ("--checkpoint_type=FULL_STATE_DICT",),
     "another folder": ("--dist_checkpoint_folder=here",),
     "fp16": ("--mixed_precision", "--use_fp16"),
@@ -124,6 +129,21 @@ def test_checkpoints_stand_where_and_as_was_asked(ran):
     assert names["whole checkpoints"] == ["weights.safetensors"]
     assert any((ran / "another folder-d" / "here-model").glob("step-*"))
     assert any((ran / "lora" / "checkpoints").glob("step-*"))
+
+
+def test_one_process_tracks_for_all(ran):
+    folder = ran / "lora"
+    (run,) = written_runs(folder)
+    lines = read_metrics(folder)
+    assert [line["step"] for line in lines] == [1, 2]
+    assert run.rows == {
+        row: {"train/step": line["step"], **named(line)} for row, line in enumerate(lines)
+    }
+    assert (run.config["processes"], run.exit_code) == (2, 0)
+    assert len(list(folder.glob("tensorboard/events.*"))) == 1
+    (file,) = folder.glob("metrics_data_0-*.json")
+    assert json.loads(file.read_text())["train_step_loss"] == [line["loss"] for line in lines]
+    assert len(list(folder.glob("*.png"))) == 4
 
 
 def test_offloading_is_said_to_be_nothing_on_a_processor(ran):

@@ -92,3 +92,21 @@ def in_file(file: str, name: str) -> See:
 
 def in_adapter(name: str) -> See:
     return in_file("adapter_config.json", name)
+
+
+def tracked(outcome: Outcome) -> set[str]:
+    """Which of a run's trackers left something in its folder."""
+    places = ("tensorboard/", "wandb/", "metrics_data_")
+    return {
+        place for place in places for file in outcome.files() if file.startswith(f"result/{place}")
+    }
+
+
+def in_wandb(name: str) -> See:
+    def see(outcome: Outcome) -> object:
+        from support.wandb_file import written_runs
+
+        (run,) = written_runs(outcome.folder)
+        return run.given[name]
+
+    return see

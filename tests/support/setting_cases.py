@@ -20,6 +20,7 @@ from support.seen import (
     folders,
     in_adapter,
     in_file,
+    in_wandb,
     later_losses,
     losses,
     lrs,
@@ -34,6 +35,7 @@ from support.seen import (
     start,
     threads,
     tokens,
+    tracked,
     trained,
 )
 
@@ -347,4 +349,28 @@ NUMBERS = [
     ),
 ]
 
-CASES = [*TRAINING, *ADAPTER, *NUMBERS, *DATA]
+OFFLINE = "--use_wandb --wandb_config.mode=offline"
+
+WATCHED = [
+    of_train(
+        "use_wandb",
+        "True",
+        tracked,
+        flags="--wandb_config.mode=offline",
+        shows=(set(), {"wandb/"}),
+    ),
+    of_train("use_tensorboard", "True", tracked, shows=(set(), {"tensorboard/"})),
+    of_train("save_metrics", "True", tracked, shows=(set(), {"metrics_data_"})),
+    Case(
+        "wandb_config.project", "mine", (in_wandb("project"),), OFFLINE, ("llama_recipes", "mine")
+    ),
+    Case("wandb_config.entity", "us", (in_wandb("entity"),), OFFLINE, ("", "us")),
+    Case("wandb_config.job_type", "tuning", (in_wandb("job_type"),), OFFLINE, ("", "tuning")),
+    Case("wandb_config.tags", "a,b", (in_wandb("tags"),), OFFLINE, ([], ["a", "b"])),
+    Case("wandb_config.group", "twelve", (in_wandb("group"),), OFFLINE, ("", "twelve")),
+    Case("wandb_config.notes", "remark", (in_wandb("notes"),), OFFLINE, ("", "remark")),
+    # Nobody is logged in where the tests run.
+    Case("wandb_config.mode", "offline", (code,), "--use_wandb", (2, 0)),
+]
+
+CASES = [*TRAINING, *ADAPTER, *NUMBERS, *DATA, *WATCHED]

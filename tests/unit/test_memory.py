@@ -16,6 +16,8 @@ from llama_recipes.monitoring.memory import (
     GIB,
     available_memory_gib,
     bytes_left_in_container,
+    in_words,
+    memory_peaks,
     peak_memory_gib,
 )
 from llama_recipes.training.memory import step_bytes
@@ -143,6 +145,38 @@ def test_memory_of_this_machine():
     assert peak_memory_gib(CPU) > block.nbytes / GIB
     del block
     assert peak_memory_gib(CPU) > 60 * 2**22 / GIB
+
+
+def test_on_a_processor_the_peak_is_what_the_kernel_counted():
+    peaks = memory_peaks(CPU)
+    assert peaks == {"peak_resident_gib": pytest.approx(peak_memory_gib(CPU), rel=0.1)}
+    assert in_words({"peak_resident_gib": 0.25}) == "0.25 GiB resident"
+
+
+def test_on_a_gpu_the_peaks_are_those_of_pytorch_s_allocator(monkeypatch):
+    """Faked at the edge: the names are those of torch.cuda.memory_stats."""
+    counters = {
+        **{"allocated_bytes.all.peak": 3 * GIB, "allocated_bytes.all.current": GIB},
+        **{"active_bytes.all.peak": 4 * GIB, "reserved_bytes.all.peak": 5 * GIB},
+        **{"num_alloc_retries": 2, "num_ooms": 0},
+    }
+    asked = []
+    monkeypatch.setattr(torch.cuda, "memory_stats", lambda device: asked.append(device) or counters)
+    device = torch.device("cuda", 1)
+    peaks = memory_peaks(device)
+    assert asked == [device]
+    resident = peaks.pop("peak_resident_gib")
+    assert resident == pytest.approx(peak_memory_gib(CPU), rel=0.1)
+    assert peaks == {
+        **{"peak_allocated_gib": 3.0, "peak_active_gib": 4.0, "peak_reserved_gib": 5.0},
+        "allocation_retries": 2,
+    }
+    assert in_words(peaks | {"peak_resident_gib": 1.5}) == (
+        "3.00 GiB allocated, 4.00 GiB active, 5.00 GiB reserved, 1.50 GiB resident,"
+        " 2 allocation retries"
+    )
+    counters.clear()  # another allocator may count nothing
+    assert memory_peaks(device)["peak_reserved_gib"] == 0.0
 
 
 def test_the_peak_is_this_process_s_own_and_not_its_parent_s():

@@ -10,9 +10,6 @@ from llama_recipes.configs.run import RunConfig
 from llama_recipes.configs.section import flag_of
 
 NOT_BUILT = {
-    "train_config.use_wandb": "Weights & Biases tracking",
-    "train_config.use_tensorboard": "TensorBoard tracking",
-    "train_config.save_metrics": "the file of all losses",
     "train_config.flop_counter": "FLOP counting",
     "train_config.use_profiler": "profiling",
 }

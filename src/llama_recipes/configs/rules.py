@@ -32,6 +32,12 @@ class Conflict:
     problem: str
 
 
+def _saves_in_output_dir(config: RunConfig) -> bool:
+    """All but a sharded full fine-tune, which has a folder of its own."""
+    train = config.train_config
+    return train.save_model and not (train.enable_fsdp and not train.use_peft)
+
+
 REQUIRED = (
     Required(
         "train_config.model_name",
@@ -40,11 +46,16 @@ REQUIRED = (
     ),
     Required(
         "train_config.output_dir",
-        lambda c: (
-            c.train_config.save_model
-            and not (c.train_config.enable_fsdp and not c.train_config.use_peft)
-        ),
+        _saves_in_output_dir,
         "name a folder for the result, or switch saving off with --no_save_model",
+    ),
+    Required(
+        "train_config.output_dir",
+        lambda c: (
+            (c.train_config.use_tensorboard or c.train_config.save_metrics)
+            and not _saves_in_output_dir(c)
+        ),
+        "name a folder for the files of --use_tensorboard and --save_metrics",
     ),
     Required(
         "train_config.dist_checkpoint_root_folder",

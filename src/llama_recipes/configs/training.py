@@ -182,11 +182,17 @@ class TrainConfig(Section):
     )
 
     # What is watched
-    use_wandb: bool = Field(default=False, description="Track the run with Weights & Biases")
-    use_tensorboard: bool = Field(default=False, description="Track the run with TensorBoard")
+    use_wandb: bool = Field(
+        default=False, description="Track the run with Weights & Biases, as wandb_config says"
+    )
+    use_tensorboard: bool = Field(
+        default=False, description="Write TensorBoard's event files to output_dir/tensorboard"
+    )
     save_metrics: bool = Field(
         default=False,
-        description="Write loss and perplexity of every step and epoch to one JSON file",
+        description="Write loss and perplexity to metrics_data_*.json and four plots: train_step "
+        "and train_epoch of every optimizer step and epoch, val_step of every evaluation (the "
+        "original: of every batch of one), val_epoch of the last one of each epoch",
     )
     flop_counter: bool = Field(
         default=False, description="Count the floating-point operations of one optimizer step"

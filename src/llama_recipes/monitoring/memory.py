@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import resource
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 
 import torch
@@ -12,10 +13,50 @@ import torch
 GIB = 2**30
 
 
+_GPU_PEAKS = {
+    "peak_allocated_gib": "allocated_bytes.all.peak",
+    "peak_active_gib": "active_bytes.all.peak",
+    "peak_reserved_gib": "reserved_bytes.all.peak",
+}
+"""Our names → those of torch.cuda.memory_stats. Active is what is allocated, and what waits for
+other streams; reserved is all that was taken from the device."""
+
+
 def peak_memory_gib(device: torch.device) -> float:
     """Highest memory so far in GiB: allocated on a GPU, resident in this process on a CPU."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device) / GIB
+    return peak_resident_gib()
+
+
+def memory_peaks(device: torch.device) -> dict[str, float]:
+    """The highest so far in GiB, of this process: resident on the host and, on a GPU, there.
+
+    allocation_retries: how often a GPU had no room until cached memory was given back; each one
+    costs time.
+    """
+    peaks: dict[str, float] = {}
+    if device.type == "cuda":
+        counters = torch.cuda.memory_stats(device)
+        # Another allocator than PyTorch's own leaves some out.
+        peaks |= {ours: counters.get(theirs, 0) / GIB for ours, theirs in _GPU_PEAKS.items()}
+        peaks["allocation_retries"] = counters.get("num_alloc_retries", 0)
+    return peaks | {"peak_resident_gib": peak_resident_gib()}
+
+
+def in_words(peaks: Mapping[str, float]) -> str:
+    """`memory_peaks` in a line: "3.20 GiB allocated, … GiB resident, 0 allocation retries"."""
+    gib = [
+        f"{peak:.2f} GiB {name.removeprefix('peak_').removesuffix('_gib')}"
+        for name, peak in peaks.items()
+        if name.endswith("_gib")
+    ]
+    retries = peaks.get("allocation_retries")
+    return ", ".join(gib if retries is None else [*gib, f"{retries:.0f} allocation retries"])
+
+
+def peak_resident_gib() -> float:
+    """Highest memory so far in GiB that this process had in the host's memory."""
     try:
         return _kilobytes("/proc/self/status", "VmHWM") * 1024 / GIB
     except (OSError, KeyError):

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import json
+import signal
 from collections.abc import Sequence
 from pathlib import Path
 from statistics import fmean
-from typing import Any
+from typing import Any, Literal
 
 from llama_recipes.monitoring.run_log import finite, perplexity
 
 RESULTS_FILE = "results.json"
 LAST = "last"
 """The folder in a result that holds the last weights, where the best ones are others."""
+STOPPED_BY = "stopped by "
+"""How the reason begins that a run which did not come to its end has: a signal or an error."""
 
 
 def is_finished(path: Path) -> bool:
@@ -22,6 +25,15 @@ def is_finished(path: Path) -> bool:
     except ValueError:
         return True  # not one of ours: better kept
     return not isinstance(content, dict) or bool(content.get("stop_reason"))
+
+
+def how_it_ended(stop_reason: str) -> Literal["finished", "interrupted", "failed"]:
+    """What became of a run, from its reason in results.json; a signal interrupts it."""
+    if not stop_reason.startswith(STOPPED_BY):
+        return "finished"
+    name = stop_reason.removeprefix(STOPPED_BY)
+    by_signal = name in (*signal.Signals.__members__, "KeyboardInterrupt")
+    return "interrupted" if by_signal else "failed"
 
 
 def summarise(
@@ -35,7 +47,8 @@ def summarise(
     """Means over epochs, evaluations and savings; `facts` are added as they are.
 
     Losses in nats per token, times in seconds; None where there was nothing to average.
-    `model_tflops` and `metrics_filename` belong to flop_counter and save_metrics.
+    `model_tflops` and `metrics_filename` belong to flop_counter and save_metrics, whose facts
+    replace them.
     """
     results = {
         "avg_train_prep": _mean([perplexity(loss) for loss in epoch_losses]),

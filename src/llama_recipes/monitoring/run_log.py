@@ -52,6 +52,14 @@ class RunLog:
             self._file.close()
 
 
+def read_metrics(folder: Path | None) -> list[dict[str, Any]]:
+    """The lines of a run's metrics.jsonl; none where there is no folder, or no file in it."""
+    path = folder / METRICS_FILE if folder is not None else None
+    if path is None or not path.is_file():
+        return []
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+
+
 def finite(record: Mapping[str, Any]) -> dict[str, Any]:
     """JSON has no infinity: a perplexity that overflows is null."""
     return {

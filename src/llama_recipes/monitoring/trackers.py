@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
@@ -17,15 +18,36 @@ class Tracker(Protocol):
 
 
 class Trackers:
-    """All who listen, in their order, as one of them."""
+    """All who listen, in their order, as one of them; nobody on processes that do not write."""
 
-    def __init__(self, trackers: Sequence[Tracker]) -> None:
-        self._trackers = tuple(trackers)
+    def __init__(self, trackers: Sequence[Tracker] = ()) -> None:
+        self._trackers = list(trackers)
+        self._finished = False
+
+    def add(self, trackers: Sequence[Tracker]) -> None:
+        self._trackers += trackers
 
     def write(self, record: Mapping[str, Any]) -> None:
         for tracker in self._trackers:
             tracker.write(record)
 
     def finish(self, results: Mapping[str, Any]) -> None:
+        """Only the first call counts: a run ends once, whoever notices it after that."""
+        if self._finished:
+            return
+        self._finished = True
         for tracker in self._trackers:
             tracker.finish(results)
+
+
+def named(record: Mapping[str, Any]) -> dict[str, float]:
+    """The numbers of a line as trackers call them: `train/loss`, `eval/perplexity`.
+
+    Without `step`, which is where they belong, and without what is not finite.
+    """
+    part = "train" if "loss" in record else "eval"
+    return {
+        f"{part}/{key.removeprefix('eval_')}": value
+        for key, value in record.items()
+        if key != "step" and value is not None and math.isfinite(value)
+    }

@@ -14,7 +14,12 @@ from llama_recipes.configs.training import TrainConfig
 from llama_recipes.data.loader import Loader
 from llama_recipes.errors import DataError, NonFiniteError
 from llama_recipes.model.llama import Llama
-from llama_recipes.monitoring.memory import peak_memory_gib, ran_out
+from llama_recipes.monitoring.memory import (
+    in_words,
+    memory_peaks,
+    peak_memory_gib,
+    ran_out,
+)
 from llama_recipes.monitoring.run_log import RunLog, perplexity
 from llama_recipes.monitoring.screen import Screen
 from llama_recipes.monitoring.trackers import Trackers
@@ -91,7 +96,7 @@ class Run:
         self.train_loader, self.eval_loader = train_loader, eval_loader
         self.config, self.selection = config, selection
         self.log, self.screen = log, screen
-        self.trackers = trackers or Trackers(())
+        self.trackers = trackers or Trackers()
         self.interruption = interruption or Interruption()
         self.checkpoint = checkpoint
         self.world = self.interruption.world
@@ -99,7 +104,7 @@ class Run:
         self.scale = LossScale(enabled=config.use_fp16)
         self.progress = Progress()
         self.random = RandomState.now(self.device)
-        self._step_started = self._counted_until = 0.0
+        self._step_started = self._counted_until = time.perf_counter()
 
     def train(self) -> Progress:
         """Train to the end, to `max_train_step`, or until evaluations stop improving.
@@ -279,7 +284,7 @@ class Run:
         self.screen.line(
             f"Epoch {epoch + 1}: train_perplexity={perplexity(loss):.4f},"
             f" train_epoch_loss={loss:.4f}, epoch time {seconds:.1f}s,"
-            f" peak memory {peak_memory_gib(self.device):.2f} GiB"
+            f" peak memory {in_words(memory_peaks(self.device))}"
         )
         progress.epoch_loss, progress.epoch_tokens, progress.epoch_elapsed = 0.0, 0, 0.0
 

@@ -1,0 +1,111 @@
+"""Which trackers a run has: what `--use_wandb`, `--use_tensorboard`, `--save_metrics` ask for."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from llama_recipes.configs.document import to_yaml
+from llama_recipes.configs.run import RunConfig
+from llama_recipes.data.splits import Splits
+from llama_recipes.model.llama import Llama
+from llama_recipes.model.weights import count_parameters
+from llama_recipes.monitoring.metrics_file import MetricsFile, Publish, metrics_path
+from llama_recipes.monitoring.packages import require
+from llama_recipes.monitoring.run_log import read_metrics
+from llama_recipes.monitoring.screen import Screen
+from llama_recipes.monitoring.to_tensorboard import FOLDER, TensorBoard
+from llama_recipes.monitoring.to_wandb import check_login, start_wandb
+from llama_recipes.monitoring.trackers import Tracker
+
+
+def check_trackers(config: RunConfig) -> None:
+    """Raises ConfigError for what a tracker lacks, as long as nothing is loaded or written."""
+    train = config.train_config
+    if train.save_metrics:
+        require("matplotlib", why="--save_metrics draws its plots with")
+    if train.use_tensorboard:
+        require("tensorboard", why="--use_tensorboard writes with")
+    if train.use_wandb:
+        require("wandb", why="--use_wandb tracks with")
+        check_login(config.wandb_config)
+
+
+def metrics_file(config: RunConfig, folder: Path | None) -> str | None:
+    """Where --save_metrics writes; None without it."""
+    if not config.train_config.save_metrics or folder is None:
+        return None
+    rank = 0 if config.train_config.enable_fsdp else None
+    return str(metrics_path(folder, rank, datetime.now()))
+
+
+def facts_of(
+    model: Llama, splits: Splits, *, device: torch.device, processes: int
+) -> dict[str, Any]:
+    """What a tracker shows of model and data beside the settings; tokens count no padding."""
+    validation = splits.validation
+    return {
+        "parameters": count_parameters(model),
+        "trained_parameters": sum(p.numel() for p in model.parameters() if p.requires_grad),
+        "training_documents": len(splits.train),
+        "training_tokens": int(splits.train.lengths.sum()),
+        "validation_documents": 0 if validation is None else len(validation),
+        "device": device.type,
+        "processes": processes,
+    }
+
+
+def make_trackers(
+    config: RunConfig,
+    folder: Path | None,
+    *,
+    metrics_filename: str | None,
+    facts: Mapping[str, Any],
+    resumed: bool,
+    publish: Publish,
+    screen: Screen,
+) -> list[Tracker]:
+    """Those that the settings ask for, for the one process that writes. Raises ConfigError.
+
+    folder: the run's; its metrics.jsonl holds what the run goes on behind. metrics_filename: of
+    `metrics_file`. facts: about model and data, shown beside the settings. publish: replaces a
+    file's content atomically.
+    """
+    train, earlier = config.train_config, read_metrics(folder)
+    trackers: list[Tracker] = []
+    if metrics_filename is not None:
+        trackers.append(MetricsFile(Path(metrics_filename), earlier=earlier, publish=publish))
+    if train.use_tensorboard and folder is not None:
+        trackers.append(
+            TensorBoard(
+                folder / FOLDER,
+                settings=to_yaml(config),
+                hparams={**_asked(config), **facts},
+                earlier=earlier,
+            )
+        )
+    if train.use_wandb:
+        trackers.append(  # the last: what it waits for at the end is the network
+            start_wandb(
+                config.wandb_config,
+                folder,
+                described={**config.model_dump(mode="json"), **facts},
+                earlier=earlier,
+                resumed=resumed,
+                publish=publish,
+                say=screen.line,
+                warn=screen.warn,
+            )
+        )
+    return trackers
+
+
+def _asked(config: RunConfig) -> dict[str, Any]:
+    """The settings that were given, by name, with those of the step that one compares."""
+    compared = ("lr", "batch_size_training", "gradient_accumulation_steps", "num_epochs", "seed")
+    names = dict.fromkeys((*(f"train_config.{name}" for name in compared), *config.given()))
+    return {name: config.value(name) for name in names}
