@@ -31,6 +31,7 @@ from llama_recipes.monitoring.trackers import Trackers
 from llama_recipes.parallel.join import joined
 from llama_recipes.parallel.shards import own_rows
 from llama_recipes.parts import (
+    make_instrument,
     make_loaders,
     make_schedule,
     open_documents,
@@ -48,7 +49,7 @@ from llama_recipes.resolve import (
 from llama_recipes.training.checkpointer import Checkpointer
 from llama_recipes.training.gpu_kernels import speed_up
 from llama_recipes.training.interruption import Interruption, StopRequested
-from llama_recipes.training.loop import Progress, Run
+from llama_recipes.training.loop import Run
 from llama_recipes.training.optimizers import make_optimizer
 from llama_recipes.training.resuming import checkpoint_to_resume, identity, refuse_drift
 from llama_recipes.training.selection import Selection
@@ -80,6 +81,7 @@ def _finetune(config: RunConfig, screen: Screen, interruption: Interruption) -> 
     world, root = interruption.world, preflight.checkpoints_path(config)
     checkpoint = checkpoint_to_resume(config, root, screen.warn, world)
     world.lead(lambda: preflight.refuse_results(config, checkpoint))
+    world.lead(lambda: preflight.make_profiler_folder(config.train_config))
     source = open_model(config.train_config.model_name)
     base = weights_fingerprint(source.tensors)
     check_adapter_base(config, source.tensors)
@@ -186,11 +188,12 @@ def _finetune(config: RunConfig, screen: Screen, interruption: Interruption) -> 
                 layout=config.fsdp_config.checkpoint_type,
                 resumed=checkpoint,
             )
+        run.instrument = make_instrument(run, screen)
         _train(run, written_by_me, screen, facts)
         if folder is not None and train.save_model and train.save_optimizer:
             save_optimizer(run, folder)
 
-    results = _results(run.progress, selection, **facts)
+    results = _results(run, **facts)
     _write_results(written_by_me, results)
     trackers.finish(results)
     announce.end(results, folder if train.save_model else None, screen)
@@ -205,14 +208,13 @@ def _begin(folder: Path | None, config: RunConfig, checkpoint: Checkpoint | None
 
 def _train(run: Run, folder: Path | None, screen: Screen, facts: Mapping[str, Any]) -> None:
     """Train; however that ends, results.json and the screen say what there is."""
-    selection = run.selection
     # Written before the first step too: chat asks as training did even after a kill.
-    _write_results(folder, _results(run.progress, selection, **facts))
+    _write_results(folder, _results(run, **facts))
     try:
         run.train()
     except BaseException as error:
         stopped = error.name if isinstance(error, StopRequested) else type(error).__name__
-        results = _results(run.progress, selection, **facts)
+        results = _results(run, **facts)
         results["stop_reason"] = f"stopped by {stopped}"
         _write_results(folder, results)
         try:
@@ -252,7 +254,8 @@ def _write_results(folder: Path | None, results: dict[str, Any]) -> None:
         publish(folder / RESULTS_FILE, (json.dumps(results, indent=2) + "\n").encode())
 
 
-def _results(progress: Progress, selection: Selection, **facts: Any) -> dict[str, Any]:
+def _results(run: Run, **facts: Any) -> dict[str, Any]:
+    progress, selection = run.progress, run.selection
     return summarise(
         epoch_losses=progress.epoch_losses,
         eval_losses=progress.eval_losses,
@@ -265,4 +268,5 @@ def _results(progress: Progress, selection: Selection, **facts: Any) -> dict[str
         supervised_tokens=progress.supervised_tokens,
         stop_reason=progress.stop_reason,
         **facts,
+        **run.instrument.figures(),
     )

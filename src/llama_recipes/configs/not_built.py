@@ -13,8 +13,6 @@ NOT_BUILT = {
     "train_config.use_wandb": "Weights & Biases tracking",
     "train_config.use_tensorboard": "TensorBoard tracking",
     "train_config.save_metrics": "the file of all losses",
-    "train_config.flop_counter": "FLOP counting",
-    "train_config.use_profiler": "profiling",
 }
 """Setting → what is not there."""
 

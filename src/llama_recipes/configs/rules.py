@@ -130,6 +130,20 @@ CONFLICTS = (
         "to 6 after a warm-up: make it 0 or above 6.",
     ),
     Conflict(
+        (
+            "train_config.flop_counter",
+            "train_config.flop_counter_start",
+            "train_config.max_train_step",
+        ),
+        lambda c: (
+            c.train_config.flop_counter
+            and 0 < c.train_config.max_train_step <= c.train_config.flop_counter_start
+        ),
+        "--max_train_step is {c.train_config.max_train_step}, but --flop_counter counts the step "
+        "after the first {c.train_config.flop_counter_start}: make it 0 or larger, or lower "
+        "--flop_counter_start.",
+    ),
+    Conflict(
         ("train_config.use_fp16", "train_config.mixed_precision"),
         lambda c: c.train_config.use_fp16 and not c.train_config.mixed_precision,
         "--use_fp16 and --no_mixed_precision exclude each other: the second keeps everything in "
