@@ -141,5 +141,5 @@ class FlopCounter:
         self.screen.line(
             f"{tflops:.4g} TFLOP/s per device, {tflops / self.rate.tflops:.1%} of its matrix rate"
             f" of {self.rate.tflops:.4g} TFLOP/s ({self.rate.source}); {tokens_per_second:,.0f}"
-            f" tokens/s per device. Timed: step {timed}, which nothing slowed down."
+            f" tokens/s per device. Timed by step {timed}: counting slows its own down."
         )

@@ -75,7 +75,8 @@ def counted(model: nn.Module) -> Iterator[Count]:
         return nullcontext()
 
     with ExitStack() as stack:
-        stack.enter_context(torch.compiler.set_stance("force_eager"))
+        if any(module._compiled_call_impl is not None for module in model.modules()):
+            stack.enter_context(torch.compiler.set_stance("force_eager"))
         stack.enter_context(places.followed(model))
         library.watch(kernel)
         stack.callback(library.watch, None)

@@ -86,10 +86,14 @@ class Profiler:
         library.watch(None)
 
     def _save(self, recorded: profile) -> None:
-        tensorboard_trace_handler(str(self.folder), f"rank{self.rank}")(recorded)
         order = "self_cuda_time_total" if self.device.type == "cuda" else "self_cpu_time_total"
         table = recorded.key_averages().table(sort_by=order, row_limit=_ROWS)
         self.screen.line(f"--> Where the time of the recorded steps went:\n{table}")
+        try:
+            tensorboard_trace_handler(str(self.folder), f"rank{self.rank}")(recorded)
+        except (OSError, RuntimeError) as error:  # no reason to lose the run
+            self.screen.warn(f"The trace could not be written to {self.folder}: {error}.")
+            return
         self.screen.line(
             f"The trace is in {self.folder}: open it with tensorboard --logdir {self.folder}, or"
             " the file itself at https://ui.perfetto.dev."
