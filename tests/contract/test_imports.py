@@ -35,6 +35,7 @@ ONLY_IN = {
     "transformers": ("data.tokenizer", "data.tokenizer_gguf"),
     "tokenizers": ("data.tokenizer", "data.tokenizer_gguf"),
     "torch.distributed": ("parallel", "checkpoint"),
+    "torch.profiler": ("monitoring.profiler",),
 }
 """Libraries, and the modules or packages that may import them."""
 

@@ -69,6 +69,7 @@ IN_CONFLICT = [
     ),
     (["--flop_counter", "--use_profiler"], "--flop_counter and --use_profiler exclude each other"),
     (["--use_profiler", "--max_train_step=6"], "--max_train_step is 6, but --use_profiler"),
+    (["--flop_counter", "--max_train_step=3"], "--max_train_step is 3, but --flop_counter counts"),
     (["--use_fp16", "--no_mixed_precision"], "--use_fp16 and --no_mixed_precision exclude"),
     (["--pure_bf16", "--no_mixed_precision"], "--fsdp_config.pure_bf16 and --no_mixed_precision"),
     (["--pure_bf16", "--use_fp16"], "--fsdp_config.pure_bf16 and --use_fp16 exclude each other"),
@@ -116,6 +117,12 @@ def test_every_contradiction_is_tested() -> None:
 @pytest.mark.parametrize("steps", [0, 7])
 def test_a_profiler_with_enough_steps_is_no_contradiction(steps: int) -> None:
     config = described_by("--use_profiler", f"--max_train_step={steps}")
+    assert not any(conflict.when(config) for conflict in CONFLICTS)
+
+
+@pytest.mark.parametrize("flag", ["--max_train_step=0", "--max_train_step=4"])
+def test_a_step_that_comes_may_be_counted(flag: str) -> None:
+    config = described_by("--flop_counter", flag)
     assert not any(conflict.when(config) for conflict in CONFLICTS)
 
 

@@ -18,8 +18,6 @@ from support.setting_cases import CASES, LORA, USUAL, Case, code
 from support.settings import another_value
 
 IDLE_WITHOUT = {
-    "train_config.flop_counter_start": "--flop_counter",
-    "train_config.profiler_dir": "--use_profiler",
     "wandb_config": "--use_wandb",
 }
 """Settings and sections that matter to a feature alone that is not built → the flags for it."""

@@ -6,13 +6,12 @@ import pytest
 import torch
 from torch import nn
 
-from benchmarks.flops import Shape, Work, full_flops, lora_flops
 from llama_recipes.adapters.llama_adapter import add_llama_adapter, start_llama_adapter
 from llama_recipes.adapters.prefix import add_prefix, start_prefix
 from llama_recipes.configs.peft import LlamaAdapterConfig, LoraConfig, PrefixConfig
 from llama_recipes.data.loader import Batch, make_batch
 from llama_recipes.kernels import library
-from llama_recipes.kernels.build import EMULATED, INSTRUCTION_SETS
+from llama_recipes.kernels.build import INSTRUCTION_SETS
 from llama_recipes.model.llama import Llama
 from llama_recipes.monitoring.flop_table import flop_table
 from llama_recipes.monitoring.flops import Count, counted
@@ -24,11 +23,12 @@ from llama_recipes.training.optimizers import make_optimizer
 from llama_recipes.training.step import train_step
 from support.adapted import lora
 from support.documents import document, random_documents
+from support.flops import closed_form, computed, work
 from support.kernels import enable
 from support.quantised import KINDS, WIDE, quantised
 from support.tiny import tiny_llama
 
-PATHS = pytest.mark.parametrize("path", ["pytorch", *INSTRUCTION_SETS, *EMULATED])
+PATHS = pytest.mark.parametrize("path", ["pytorch", *INSTRUCTION_SETS])
 RANK = 4
 LENGTHS = (50, 20, 33, 33)
 CPU = torch.device("cpu")
@@ -54,23 +54,6 @@ def micro_batches(*, padded: bool = False, whole: bool = False) -> list[Batch]:
     return [batch, batch]
 
 
-def work(batches: list[Batch]) -> Work:
-    """Padding is computed, and counts."""
-    spans = [span for batch in batches for span in batch.spans]
-    supervised = sum(batch.num_supervised for batch in batches)
-    return Work(sum(spans), supervised, sum(span * (span + 1) // 2 for span in spans))
-
-
-def expected(model: Llama, batches: list[Batch], *, adapter: bool) -> int:
-    """In closed form; less what only unsupervised tokens would need of the last layer, which the
-    closed form has and our model leaves out."""
-    shape, given = Shape.from_hf(model.config.to_hf()), work(batches)
-    flops = lora_flops(shape, given, rank=RANK) if adapter else full_flops(shape, given)
-    above_attention = shape.layer_weights - shape.qkv_weights
-    left_out = (given.tokens - given.supervised) * above_attention
-    return flops.total - (4 if adapter else 6) * left_out
-
-
 def adapted(**changes) -> Llama:
     return lora(LoraConfig(r=RANK), **changes)
 
@@ -87,7 +70,7 @@ def test_a_step_is_counted_as_the_closed_form_has_it(adapter, padded, recomputed
         recompute_layers(model)
     batches = micro_batches(padded=padded)
     count = made(model, batches)
-    assert count.model == expected(model, batches, adapter=adapter)
+    assert count.model == computed(model, batches, rank=RANK if adapter else None)
     assert (count.recomputed > 0) == recomputed
 
 
@@ -96,9 +79,7 @@ def test_where_all_is_trained_it_is_the_closed_form_itself(adapter, either_path)
     """Up to the last token of a document, which predicts nothing."""
     model = (adapted if adapter else tiny_llama)(num_hidden_layers=4)
     batches = micro_batches(whole=True)
-    shape = Shape.from_hf(model.config.to_hf())
-    flops = (lora_flops(shape, work(batches), rank=RANK) if adapter
-             else full_flops(shape, work(batches)))  # fmt: skip
+    flops = closed_form(model, batches, rank=RANK if adapter else None)
     assert made(model, batches).model == pytest.approx(flops.total, rel=0.02)
 
 
@@ -106,14 +87,14 @@ def test_where_all_is_trained_it_is_the_closed_form_itself(adapter, either_path)
 def test_fewer_bits_are_as_many_operations(kind, either_path):
     model = quantised(kind, LoraConfig(r=RANK))
     batches = micro_batches()
-    assert made(model, batches).model == expected(model, batches, adapter=True)
-    assert made(adapted(**WIDE), batches).model == expected(model, batches, adapter=True)
+    assert made(model, batches).model == computed(model, batches, rank=RANK)
+    assert made(adapted(**WIDE), batches).model == computed(model, batches, rank=RANK)
 
 
 @pytest.mark.parametrize("tied", [False, True])
 def test_the_head_counts_whosever_its_weights_are(tied, either_path):
     model, batches = tiny_llama(tie_word_embeddings=tied), micro_batches()
-    assert made(model, batches).model == expected(model, batches, adapter=False)
+    assert made(model, batches).model == computed(model, batches)
 
 
 def with_prompts(kind: str) -> Llama:
@@ -195,7 +176,7 @@ def test_compiled_layers_are_counted_as_if_they_were_not():
     model, batches = tiny_llama(), micro_batches()
     compile_layers(model, backend="eager")
     train_step(model, batches, make_optimizer(model, lr=1e-3, weight_decay=0.0))
-    assert made(model, batches).model == expected(model, batches, adapter=False)
+    assert made(model, batches).model == computed(model, batches)
     assert made(tiny_llama(), batches).flops == made(model, batches).flops
 
 
