@@ -95,8 +95,8 @@ class Profiler:
             self.screen.warn(f"The trace could not be written to {self.folder}: {error}.")
             return
         self.screen.line(
-            f"The trace is in {self.folder}: open it with tensorboard --logdir {self.folder}, or"
-            " the file itself at https://ui.perfetto.dev."
+            f"The trace is in {self.folder}: open it with tensorboard --logdir {self.folder}"
+            " (and torch-tb-profiler), or the file itself at https://ui.perfetto.dev."
         )
 
 
