@@ -13,7 +13,7 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from functools import partial
-from typing import Any, Literal, cast
+from typing import Any, Literal
 
 import torch
 from torch import nn
@@ -84,9 +84,9 @@ def counted(model: nn.Module) -> Iterator[Count]:
         yield count
 
 
-class _Counting(TorchDispatchMode):
+class _Counting(TorchDispatchMode):  # type: ignore[no-untyped-call]
     def __init__(self, count: Count, places: _Places) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.count, self.places = count, places
 
     def __torch_dispatch__(
@@ -148,4 +148,4 @@ class _Places:
 
 
 def _in_backward() -> bool:
-    return cast(int, torch._C._current_graph_task_id()) != -1
+    return torch._C._current_graph_task_id() != -1

@@ -24,10 +24,11 @@ Arguments = Mapping[str, Any]
 
 def flops_of(operation: OpOverload, args: Sequence[Any], kwargs: Mapping[str, Any]) -> int:
     """Of one call of an operation of PyTorch's."""
-    count = _COUNTS.get(operation.name().partition(".")[0])
+    schema = operation._schema
+    count = _COUNTS.get(schema.name)
     if count is None:
         return 0
-    names = [argument.name for argument in operation._schema.arguments]
+    names = [argument.name for argument in schema.arguments]
     return count(dict(zip(names, args, strict=False)) | dict(kwargs))
 
 
@@ -36,7 +37,7 @@ def flops_of_kernel(name: str, arguments: Sequence[Any]) -> int:
     if not name.startswith("attention_"):
         return 0
     starts, _, heads, _, head_dim, *_ = arguments
-    product = 2 * heads * head_dim * _pairs(starts)
+    product = 2 * int(heads * head_dim) * _pairs(starts)
     return product * (2 if name == "attention_forward" else _gradients())
 
 
@@ -92,26 +93,20 @@ def _gradients() -> int:
     return (q or k) + q + k + v
 
 
+_SDPA_KINDS = (
+    *("flash_attention_for_cpu", "flash_attention"),
+    *("efficient_attention", "cudnn_attention"),
+)
+
 _COUNTS: dict[str, Callable[[Arguments], int]] = {
     "aten::mm": lambda a: _product(a["self"], a["mat2"]),
     "aten::bmm": lambda a: _product(a["self"], a["mat2"]),
     "aten::addmm": lambda a: _product(a["mat1"], a["mat2"]),
     "aten::addmm_": lambda a: _product(a["mat1"], a["mat2"]),
     "aten::baddbmm": lambda a: _product(a["batch1"], a["batch2"]),
-    **{
-        f"aten::_scaled_dot_product_{kind}": _sdpa
-        for kind in (
-            *("flash_attention_for_cpu", "flash_attention", "efficient_attention"),
-            "cudnn_attention",
-        )
-    },
-    **{
-        f"aten::_scaled_dot_product_{kind}_backward": _sdpa_backward
-        for kind in (
-            *("flash_attention_for_cpu", "flash_attention", "efficient_attention"),
-            "cudnn_attention",
-        )
-    },
+    **{f"aten::_scaled_dot_product_{kind}": _sdpa for kind in _SDPA_KINDS},
+    **{f"aten::_scaled_dot_product_{kind}_backward": _sdpa_backward for kind in _SDPA_KINDS},
     "torch_attn::_varlen_attn": _varlen,
     "torch_attn::_varlen_attn_backward": _varlen_backward,
 }
+"""By the name of an operation, whichever of its overloads is called."""

@@ -86,9 +86,8 @@ class Profiler:
         library.watch(None)
 
     def _save(self, recorded: profile) -> None:
-        order = "self_cuda_time_total" if self.device.type == "cuda" else "self_cpu_time_total"
-        table = recorded.key_averages().table(sort_by=order, row_limit=_ROWS)
-        self.screen.line(f"--> Where the time of the recorded steps went:\n{table}")
+        if self.rank == 0:
+            self._show(recorded)
         try:
             tensorboard_trace_handler(str(self.folder), f"rank{self.rank}")(recorded)
         except (OSError, RuntimeError) as error:  # no reason to lose the run
@@ -98,6 +97,11 @@ class Profiler:
             f"The trace is in {self.folder}: open it with tensorboard --logdir {self.folder}"
             " (and torch-tb-profiler), or the file itself at https://ui.perfetto.dev."
         )
+
+    def _show(self, recorded: profile) -> None:
+        order = "self_cuda_time_total" if self.device.type == "cuda" else "self_cpu_time_total"
+        table = recorded.key_averages().table(sort_by=order, row_limit=_ROWS)
+        self.screen.line(f"--> Where the time of the recorded steps went:\n{table}")
 
 
 def _named(name: str, arguments: tuple[Any, ...]) -> AbstractContextManager[object]:
