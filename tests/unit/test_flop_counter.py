@@ -148,7 +148,7 @@ def test_a_run_that_ends_soon_after_is_reported_with_what_there_is():
     assert "per device" not in watched.shown.getvalue()
     watched.counter.end()
     watched.counter.end()
-    assert watched.shown.getvalue().count("Timed by step 2, 3:") == 1
+    assert watched.shown.getvalue().count("Timed by steps 2, 3:") == 1
 
 
 def test_a_run_of_one_step_has_a_count_and_no_time():
@@ -165,6 +165,8 @@ def test_the_only_other_step_is_taken_even_if_it_is_the_first():
     watched = Watched(start=1)
     watched.steps(1, 2)
     assert watched.found["timed_steps"] == [1]
+    watched.counter.end()
+    assert "Timed by step 1: counting slows its own down." in watched.shown.getvalue()
 
 
 # The rate that it is held against

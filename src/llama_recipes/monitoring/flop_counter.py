@@ -129,6 +129,7 @@ class FlopCounter:
         of_all = f", of {size} devices together" if size > 1 else ""
         self.screen.line(f"--> Floating-point operations of optimizer step {step.number}{of_all}:")
         self.screen.line(flop_table(count))
+        self.screen.line("The head computes its gradients with its loss: they stand under forward.")
         self.screen.line(
             f"Model: {count.model / 1e12:.6g} TFLOP for {step.tokens:,} tokens; recomputed beside"
             f" that: {count.recomputed / 1e12:.6g} TFLOP."
@@ -137,9 +138,10 @@ class FlopCounter:
         if tflops is None or self.rate is None:
             self.screen.line("There is no other step to time, so that there is no TFLOP/s.")
             return
-        timed = ", ".join(str(each.number) for each in self._neighbours())
+        timed = [str(each.number) for each in self._neighbours()]
+        steps = f"step{'s' if len(timed) > 1 else ''} {', '.join(timed)}"
         self.screen.line(
             f"{tflops:.4g} TFLOP/s per device, {tflops / self.rate.tflops:.1%} of its matrix rate"
             f" of {self.rate.tflops:.4g} TFLOP/s ({self.rate.source}); {tokens_per_second:,.0f}"
-            f" tokens/s per device. Timed by step {timed}: counting slows its own down."
+            f" tokens/s per device. Timed by {steps}: counting slows its own down."
         )
