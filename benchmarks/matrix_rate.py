@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import sys
-import time
 
 _SIZES = ((2048, 10), (4096, 3))
 """Rows, inputs and outputs of a product, and how often it is made."""
@@ -17,19 +16,14 @@ _SIZES = ((2048, 10), (4096, 3))
 def gflops(precision: str) -> float:
     """Billions of floating-point operations a second; precision: fp32 or bf16."""
     import torch
-    import torch.nn.functional as F
+
+    from llama_recipes.monitoring.matrix_rate import measured_tflops
 
     dtype = {"fp32": torch.float32, "bf16": torch.bfloat16}[precision]
-    best = 0.0
-    with torch.inference_mode():
-        for size, times in _SIZES:
-            x, weight = (torch.randn(size, size).to(dtype) for _ in range(2))
-            F.linear(x, weight)
-            for _ in range(times):
-                started = time.perf_counter()
-                F.linear(x, weight)
-                best = max(best, 2e-9 * size**3 / (time.perf_counter() - started))
-    return best
+    device = torch.device("cpu")
+    return 1000 * max(
+        measured_tflops(size, times, device=device, dtype=dtype) for size, times in _SIZES
+    )
 
 
 if __name__ == "__main__":

@@ -80,9 +80,7 @@ def make_output_folder(config: RunConfig, checkpoint: Checkpoint | None) -> None
     if folder is None:
         return
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-        with TemporaryFile(dir=folder):
-            pass
+        _make_writable(folder)
         if not _is_of(checkpoint, checkpoints_path(config)):
             (folder / METRICS_FILE).unlink(missing_ok=True)
             earlier = checkpoint and checkpoint.path.parent.parent / METRICS_FILE
@@ -93,6 +91,26 @@ def make_output_folder(config: RunConfig, checkpoint: Checkpoint | None) -> None
             f"--output_dir {folder} cannot be written to: {error.strerror or error}."
             " Name a folder that you may write to."
         ) from error
+
+
+def make_profiler_folder(train: TrainConfig) -> None:
+    """Make the folder of the trace where one is recorded. Raises ConfigError."""
+    if not train.use_profiler:
+        return
+    try:
+        _make_writable(Path(train.profiler_dir).expanduser())
+    except OSError as error:
+        raise ConfigError(
+            f"--profiler_dir {train.profiler_dir} cannot be written to: {error.strerror or error}."
+            " Name a folder that you may write to."
+        ) from error
+
+
+def _make_writable(folder: Path) -> None:
+    """Raises OSError."""
+    folder.mkdir(parents=True, exist_ok=True)
+    with TemporaryFile(dir=folder):
+        pass
 
 
 SAVE_MEMORY = (

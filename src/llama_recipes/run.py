@@ -39,6 +39,7 @@ from llama_recipes.monitoring.tracking import (
 from llama_recipes.parallel.join import joined
 from llama_recipes.parallel.shards import own_rows
 from llama_recipes.parts import (
+    make_instrument,
     make_loaders,
     make_schedule,
     open_documents,
@@ -89,6 +90,7 @@ def _finetune(config: RunConfig, screen: Screen, interruption: Interruption) -> 
     checkpoint = checkpoint_to_resume(config, root, screen.warn, world)
     world.lead(lambda: preflight.refuse_results(config, checkpoint))
     world.lead(lambda: check_trackers(config))
+    world.lead(lambda: preflight.make_profiler_folder(config.train_config))
     source = open_model(config.train_config.model_name)
     base = weights_fingerprint(source.tensors)
     check_adapter_base(config, source.tensors)
@@ -216,6 +218,7 @@ def _finetune(config: RunConfig, screen: Screen, interruption: Interruption) -> 
                 layout=config.fsdp_config.checkpoint_type,
                 resumed=checkpoint,
             )
+        run.instrument = make_instrument(run, screen)
         _train(run, written_by_me, screen, facts)
         if folder is not None and train.save_model and train.save_optimizer:
             save_optimizer(run, folder)
@@ -310,4 +313,5 @@ def _results(run: Run, **facts: Any) -> dict[str, Any]:
         total_time=sum(progress.epoch_seconds) + progress.epoch_elapsed,
         memory=memory_peaks(run.device),
         **facts,
+        **run.instrument.figures(),
     )

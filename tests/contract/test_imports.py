@@ -38,6 +38,7 @@ ONLY_IN = {
     "torch.utils.tensorboard": ("monitoring.to_tensorboard",),
     "wandb": ("monitoring.to_wandb",),
     "matplotlib": ("monitoring.plots",),
+    "torch.profiler": ("monitoring.profiler",),
 }
 """Libraries, and the modules or packages that may import them."""
 

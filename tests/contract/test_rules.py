@@ -8,7 +8,6 @@ import pytest
 
 from llama_recipes.configs.flags import read
 from llama_recipes.configs.needs import NEEDS, Need, warnings, without_effect
-from llama_recipes.configs.not_built import NOT_BUILT
 from llama_recipes.configs.rules import CONFLICTS, REQUIRED, contradictions, missing
 from llama_recipes.configs.run import RunConfig
 from llama_recipes.configs.section import flag_of
@@ -84,6 +83,7 @@ IN_CONFLICT = [
     ),
     (["--flop_counter", "--use_profiler"], "--flop_counter and --use_profiler exclude each other"),
     (["--use_profiler", "--max_train_step=6"], "--max_train_step is 6, but --use_profiler"),
+    (["--flop_counter", "--max_train_step=3"], "--max_train_step is 3, but --flop_counter counts"),
     (["--use_fp16", "--no_mixed_precision"], "--use_fp16 and --no_mixed_precision exclude"),
     (["--pure_bf16", "--no_mixed_precision"], "--fsdp_config.pure_bf16 and --no_mixed_precision"),
     (["--pure_bf16", "--use_fp16"], "--fsdp_config.pure_bf16 and --use_fp16 exclude each other"),
@@ -134,27 +134,17 @@ def test_a_profiler_with_enough_steps_is_no_contradiction(steps: int) -> None:
     assert not any(conflict.when(config) for conflict in CONFLICTS)
 
 
+@pytest.mark.parametrize("flag", ["--max_train_step=0", "--max_train_step=4"])
+def test_a_step_that_comes_may_be_counted(flag: str) -> None:
+    config = described_by("--flop_counter", flag)
+    assert not any(conflict.when(config) for conflict in CONFLICTS)
+
+
 def test_an_adapter_that_is_there_is_no_problem(tmp_path: Path) -> None:
     assert problems_of(*RUNNABLE, "--use_peft", f"--from_peft_checkpoint={tmp_path}") == ()
 
 
-@pytest.mark.parametrize("key", NOT_BUILT)
-def test_what_is_not_built_is_refused_and_never_ignored(key: str) -> None:
-    text, _ = another_value(SETTINGS[key])
-    asked = "" if text == "True" else f" {text}"
-    problems = problems_of(*RUNNABLE, "--use_peft", f"--{key}={text}")
-    assert (
-        f"{flag_of(key)}{asked}: {NOT_BUILT[key]} is not part of this version yet; "
-        "leave the flag out."
-    ) in problems
-
-
-@pytest.mark.parametrize("key", NOT_BUILT)
-def test_the_default_of_what_is_not_built_asks_for_nothing(key: str) -> None:
-    assert not problems_of(*RUNNABLE, "--use_peft", f"--{key}={SETTINGS[key].default}")
-
-
-def test_an_adapter_that_is_not_built_is_no_matter_without_adapters() -> None:
+def test_a_method_of_adapters_is_no_matter_without_them() -> None:
     assert warnings(configured("--peft_method=prefix")) == [
         "--peft_method has no effect in this run without --use_peft."
     ]

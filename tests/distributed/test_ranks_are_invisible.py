@@ -38,7 +38,7 @@ class Job:
             f"--validation_file={inputs / 'validation.jsonl'}",
             *("--context_length=64", "--batch_size_training=1", "--lr=1e-2"),
             *(f"--gradient_accumulation_steps={MICRO_BATCHES // size}", f"--output_dir={output}"),
-            *self.flags,
+            *(flag.replace("OUTPUT", str(output)) for flag in self.flags),
         ]
         if size > 1:
             flags += ["--enable_fsdp", f"--dist_checkpoint_root_folder={output}-sharded"]
@@ -67,6 +67,8 @@ JOBS = (
     Job("full, nothing recomputed", (), sharded=("--no_fsdp_activation_checkpointing",)),
     Job("full, read by one", (), sharded=("--low_cpu_fsdp",)),
     Job("full, part of the evaluation", ("--max_eval_step=1",)),
+    Job("full, counted", ("--flop_counter", "--flop_counter_start=1")),
+    Job("lora, profiled", (*LORA, "--use_profiler", "--profiler_dir=OUTPUT-trace")),
     Job("llama_adapter", ("--use_peft", "--peft_method=llama_adapter", "--adapter_layers=2")),
     Job("prefix", ("--use_peft", "--peft_method=prefix")),
     Job("lora on 8 bits", (*LORA, "--quantization=8bit")),
@@ -179,6 +181,34 @@ def test_full_fine_tuning_puts_its_checkpoints_where_the_original_did(ran):
     }
     whole = ran / "full, whole checkpoints-sharded" / "fine-tuned-model" / steps[-1]
     assert [path.name for path in whole.glob("weights*")] == ["weights.safetensors"]
+
+
+def test_what_all_processes_compute_is_counted_together(ran, alone):
+    """As one that recomputes nothing and waits for nobody counts it; the rates are per device."""
+    job = next(job for job in JOBS if job.name == "full, counted")
+    both, one = (
+        json.loads((folder / "results.json").read_text()) for folder in (ran / job.name, alone(job))
+    )
+    counts = [results["flop_counter"] for results in (both, one)]
+    assert [count["step"] for count in counts] == [2, 2]
+    assert [count["devices"] for count in counts] == [2, 1]
+    assert counts[0]["model_tflop"] == counts[1]["model_tflop"] > 0
+    assert counts[0]["recomputed_tflop"] > counts[1]["recomputed_tflop"] == 0
+    lines = [line for line in metrics(ran / job.name) if "loss" in line]
+    before = {line["step"]: line["tokens"] for line in lines}
+    timed = [line for line in lines if line["step"] in counts[0]["timed_steps"]]
+    tokens = sum(line["tokens"] - before[line["step"] - 1] for line in timed)
+    rate = tokens / sum(line["step_seconds"] for line in timed) / 2
+    assert counts[0]["tokens_per_second_per_device"] == pytest.approx(rate)
+    flops_a_token = counts[0]["model_tflop"] / counts[0]["tokens"]
+    assert both["model_tflops"] == pytest.approx(flops_a_token * rate)
+
+
+def test_every_process_leaves_a_trace_and_one_a_table(ran):
+    traces = sorted(path.name.split(".")[0] for path in (ran / "lora, profiled-trace").iterdir())
+    assert traces == ["rank0", "rank1"]
+    number = [job.name for job in JOBS if job.size == 2].index("lora, profiled")
+    assert "aten::mm" in (ran / "logs-2" / f"{number}-0.log").read_text()
 
 
 def test_the_bound_is_one(ran):

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from pathlib import Path
 
 import pytest
 
-from llama_recipes.configs.not_built import NOT_BUILT
 from llama_recipes.configs.section import flag_of
 from llama_recipes.configs.settings import SETTINGS
 from llama_recipes.kernels import build
@@ -16,19 +14,6 @@ from support.on_ranks import SEEN_ON_RANKS
 from support.outcome import Outcome, run
 from support.setting_cases import CASES, LORA, USUAL, Case, code
 from support.settings import another_value
-
-IDLE_WITHOUT = {
-    "train_config.flop_counter_start": "--flop_counter",
-    "train_config.profiler_dir": "--use_profiler",
-}
-"""Settings and sections that matter to a feature alone that is not built → the flags for it."""
-
-IDLE = [
-    key
-    for key, setting in SETTINGS.items()
-    if key not in NOT_BUILT and key not in {case.key for case in CASES}
-    if key in IDLE_WITHOUT or setting.section in IDLE_WITHOUT
-]
 
 WITHOUT_ALTERNATIVE = {
     "train_config.one_gpu": "every run of this version uses one device",
@@ -61,7 +46,7 @@ def outcome(tmp_path_factory: pytest.TempPathFactory) -> Runner:
 
 def test_every_setting_has_its_place_here() -> None:
     changed = {case.key for case in CASES}
-    places = [changed, set(NOT_BUILT), set(IDLE), set(WITHOUT_ALTERNATIVE), OWN_TEST]
+    places = [changed, set(WITHOUT_ALTERNATIVE), OWN_TEST]
     places.append(SEEN_ON_RANKS)
     assert set().union(*places) == set(SETTINGS)
     assert sum(map(len, places)) == len(SETTINGS)
@@ -112,8 +97,7 @@ def asking(key: str) -> str:
 
 def test_what_nothing_reads_is_warned_of_and_changes_nothing(outcome: Runner) -> None:
     """Without bf16, because a value that train_config.mixed_precision has too counts as heard."""
-    mixed, shared = "--mixed_precision", sorted(SEEN_ON_RANKS - {"train_config.enable_fsdp"})
-    idle = [*IDLE, *shared]
+    mixed, idle = "--mixed_precision", sorted(SEEN_ON_RANKS - {"train_config.enable_fsdp"})
     asked, usual = outcome(mixed, *map(asking, idle)), outcome(mixed)
     warned = [
         flag
@@ -123,15 +107,6 @@ def test_what_nothing_reads_is_warned_of_and_changes_nothing(outcome: Runner) ->
     ]
     assert sorted(warned) == sorted(map(flag_of, idle))
     assert asked.steps("loss") == usual.steps("loss")
-
-
-@pytest.mark.parametrize("key", IDLE)
-def test_with_the_feature_that_reads_it_the_run_is_refused(key: str, outcome: Runner) -> None:
-    feature = IDLE_WITHOUT.get(key) or IDLE_WITHOUT[SETTINGS[key].section]
-    refused = outcome(feature, asking(key))
-    assert refused.code == 2
-    assert "is not part of this version yet" in refused.err
-    assert not Path(refused.folder).exists()
 
 
 def test_fast_kernels_are_insisted_on(outcome: Runner, monkeypatch: pytest.MonkeyPatch) -> None:

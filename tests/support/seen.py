@@ -29,6 +29,15 @@ rows, eval_rows, batches, eval_batches = (
 )
 
 
+counted = methodcaller("said", "Floating-point operations of optimizer step ")
+
+
+def profiled(outcome: Outcome) -> str:
+    """Where it says the trace is."""
+    where = outcome.said("The trace is in ").partition(":")[0]
+    return where.replace(str(outcome.root), "ROOT")
+
+
 def code(outcome: Outcome) -> int:
     return outcome.code
 

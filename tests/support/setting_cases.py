@@ -9,6 +9,7 @@ from support.seen import (
     batches,
     checkpoints,
     code,
+    counted,
     ending,
     epochs,
     eval_batches,
@@ -26,6 +27,7 @@ from support.seen import (
     lrs,
     norms,
     numbers,
+    profiled,
     prompt_format,
     recomputed,
     resumed,
@@ -66,6 +68,9 @@ USUAL = (
 """Three steps of four documents, and an evaluation of four."""
 
 DONE = "all epochs are done"
+
+PROFILED = "--profiler_dir=ROOT/trace --num_epochs=2"
+"""Six steps."""
 
 LORA = "--use_peft --lora_dropout=0"
 FIXED = "--lr=1e-30"
@@ -233,6 +238,23 @@ TRAINING = [
     of_train("resume", "{checkpoint}", resumed, shows=("", "step 2")),
     of_train(
         "resume_with_changes", "True", code, flags="--resume={checkpoint} --lr=1e-3", shows=(2, 0)
+    ),
+    # What is watched
+    of_train("flop_counter", "True", counted, flags="--flop_counter_start=1", shows=("", "2:")),
+    of_train(
+        "flop_counter_start",
+        "2",
+        counted,
+        flags="--flop_counter --flop_counter_start=1",
+        shows=("2:", "3:"),
+    ),
+    of_train("use_profiler", "True", profiled, flags=PROFILED, shows=("", "ROOT/trace")),
+    of_train(
+        "profiler_dir",
+        "ROOT/elsewhere",
+        folders,
+        flags=f"--use_profiler {PROFILED}",
+        shows=({"result", "trace"}, {"result", "elsewhere"}),
     ),
 ]
 

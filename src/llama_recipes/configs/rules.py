@@ -7,7 +7,6 @@ from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from pathlib import Path
 
-from llama_recipes.configs import not_built
 from llama_recipes.configs.fsdp import ShardingStrategy
 from llama_recipes.configs.needs import has_validation_part
 from llama_recipes.configs.run import RunConfig
@@ -141,6 +140,20 @@ CONFLICTS = (
         "to 6 after a warm-up: make it 0 or above 6.",
     ),
     Conflict(
+        (
+            "train_config.flop_counter",
+            "train_config.flop_counter_start",
+            "train_config.max_train_step",
+        ),
+        lambda c: (
+            c.train_config.flop_counter
+            and 0 < c.train_config.max_train_step <= c.train_config.flop_counter_start
+        ),
+        "--max_train_step is {c.train_config.max_train_step}, but --flop_counter counts the step "
+        "after the first {c.train_config.flop_counter_start}: make it 0 or larger, or lower "
+        "--flop_counter_start.",
+    ),
+    Conflict(
         ("train_config.use_fp16", "train_config.mixed_precision"),
         lambda c: c.train_config.use_fp16 and not c.train_config.mixed_precision,
         "--use_fp16 and --no_mixed_precision exclude each other: the second keeps everything in "
@@ -208,13 +221,13 @@ _PASSWORD = re.compile(r"://[^/@\s]*:[^/@\s]+@")
 
 
 def contradictions(config: RunConfig, *, refused: Collection[str] = ()) -> list[str]:
-    """What cannot stand together, or is not built; silent about settings `refused` already."""
+    """What cannot stand together; silent about settings `refused` already."""
     found = [
         conflict.problem.format(c=config)
         for conflict in CONFLICTS
         if not set(conflict.settings) & set(refused) and conflict.when(config)
     ]
-    return found + _passwords(config) + not_built.refusals(config)
+    return found + _passwords(config)
 
 
 def _passwords(config: RunConfig) -> list[str]:

@@ -14,7 +14,6 @@ from typing import Any
 from pydantic.fields import FieldInfo
 
 from llama_recipes.configs.kinds import Kind, kinds, read_switch
-from llama_recipes.configs.not_built import NOT_BUILT
 from llama_recipes.configs.run import RunConfig
 from llama_recipes.configs.section import NOT_GIVEN, OPEN_DEFAULT, Section, flag_of
 
@@ -54,11 +53,7 @@ class Setting:
     @property
     def meaning(self) -> str:
         assert self.field.description, f"{self.key} has no description"
-        if self.key not in NOT_BUILT:
-            return self.field.description
-        only_words = all(kind.words for kind in self.kinds)
-        note = f"only {self.default}" if only_words else "not yet"
-        return f"{self.field.description} ({note} in this version)"
+        return self.field.description
 
     @property
     def has_open_default(self) -> bool:

@@ -195,15 +195,22 @@ class TrainConfig(Section):
         "original: of every batch of one), val_epoch of the last one of each epoch",
     )
     flop_counter: bool = Field(
-        default=False, description="Count the floating-point operations of one optimizer step"
+        default=False,
+        description="Count the floating-point operations of one optimizer step, by module and "
+        "pass, and the TFLOP/s that they are",
     )
     flop_counter_start: int = Field(
-        default=3, ge=0, description="Optimizer steps before the counted one, with flop_counter"
+        default=3,
+        ge=0,
+        description="Optimizer steps before the counted one, from the start or from where a run "
+        "goes on, with flop_counter",
     )
     use_profiler: bool = Field(
-        default=False, description="Record a trace with the PyTorch profiler"
+        default=False,
+        description="Record a trace of the optimizer steps 4 to 6, from the start or from where a "
+        "run goes on, with the PyTorch profiler",
     )
     profiler_dir: str = Field(
         default="PATH/to/save/profiler/results",
-        description="Folder for the trace, with use_profiler",
+        description="Folder for the trace, a file for each process, with use_profiler",
     )

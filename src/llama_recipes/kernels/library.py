@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import ctypes
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 from typing import Any
 
 import torch
@@ -50,7 +52,11 @@ def _may_use_tiles() -> bool:
     return bool(libc.syscall(_ARCH_PRCTL, _REQUEST_PERMISSION, _TILE_DATA) == 0)
 
 
+Watch = Callable[[str, tuple[Any, ...]], AbstractContextManager[object]]
+"""Told of a call's name and arguments before it; the call is made inside of what it returns."""
+
 _library: Library | None = None
+_watch: Watch | None = None
 
 
 def enable(instruction_set: str | None = None) -> str | None:
@@ -92,8 +98,19 @@ def serves(*tensors: Tensor | None) -> bool:
     )
 
 
+def watch(told: Watch | None) -> None:
+    """Tell of every call from now on what PyTorch's own observers see of PyTorch's operations."""
+    global _watch
+    _watch = told
+
+
 def call(name: str, dtype: torch.dtype, *arguments: Any) -> None:
     """Call kernel `name`, on as many threads as PyTorch uses (its last argument)."""
     assert _library is not None
-    if _library.call(name, dtype, *arguments):
+    if _watch is None:
+        failed = _library.call(name, dtype, *arguments)
+    else:
+        with _watch(name, arguments):
+            failed = _library.call(name, dtype, *arguments)
+    if failed:
         raise MemoryError(f"The memory ran out in {name}.")

@@ -9,6 +9,7 @@ from llama_recipes.configs.training import TrainConfig
 from llama_recipes.data.store import TokenStore
 from llama_recipes.model.llama import Llama
 from llama_recipes.model.weights import count_parameters
+from llama_recipes.monitoring.profiler import ACTIVE, STEPS
 from llama_recipes.monitoring.screen import Screen
 
 _FEW_STEPS = 50
@@ -63,6 +64,25 @@ def steps(total: int, train: TrainConfig, screen: Screen) -> None:
         screen.warn(
             f"--warmup_steps is {train.warmup_steps}, so the learning rate never reaches --lr"
             f" in these {total} steps."
+        )
+
+
+def too_few_to_count(steps: int, train: TrainConfig, screen: Screen) -> None:
+    """steps: that this process makes, if nothing stops it early."""
+    if steps <= train.flop_counter_start:
+        screen.warn(
+            f"--flop_counter counts the step after the first {train.flop_counter_start}, and"
+            f" {steps} are made: nothing will be counted. Lower --flop_counter_start."
+        )
+
+
+def too_few_to_profile(steps: int, screen: Screen) -> None:
+    """steps: that this process makes, if nothing stops it early."""
+    if steps < STEPS:
+        screen.warn(
+            f"--use_profiler records the steps {STEPS - ACTIVE + 1} to {STEPS}, and {steps} are"
+            " made: the trace will be shorter, or there will be none. Raise --num_epochs or lower"
+            " --batch_size_training."
         )
 
 

@@ -47,8 +47,8 @@ def summarise(
     """Means over epochs, evaluations and savings; `facts` are added as they are.
 
     Losses in nats per token, times in seconds; None where there was nothing to average.
-    `model_tflops` and `metrics_filename` belong to flop_counter and save_metrics, whose facts
-    replace them.
+    `model_tflops`, TFLOP/s of one device, and `metrics_filename` belong to flop_counter and
+    save_metrics, whose facts replace them.
     """
     results = {
         "avg_train_prep": _mean([perplexity(loss) for loss in epoch_losses]),

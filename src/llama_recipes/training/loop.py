@@ -14,6 +14,7 @@ from llama_recipes.configs.training import TrainConfig
 from llama_recipes.data.loader import Loader
 from llama_recipes.errors import DataError, NonFiniteError
 from llama_recipes.model.llama import Llama
+from llama_recipes.monitoring.instruments import Instrument, Nothing
 from llama_recipes.monitoring.memory import (
     in_words,
     memory_peaks,
@@ -91,6 +92,7 @@ class Run:
         trackers: Trackers | None = None,
         interruption: Interruption | None = None,
         checkpoint: Saves | None = None,
+        instrument: Instrument | None = None,
     ) -> None:
         self.model, self.optimizer, self.schedule = model, optimizer, schedule
         self.train_loader, self.eval_loader = train_loader, eval_loader
@@ -99,6 +101,7 @@ class Run:
         self.trackers = trackers or Trackers()
         self.interruption = interruption or Interruption()
         self.checkpoint = checkpoint
+        self.instrument = instrument or Nothing()
         self.world = self.interruption.world
         self.device = model.head_weight.device if self.world.size == 1 else self.world.device
         self.scale = LossScale(enabled=config.use_fp16)
@@ -130,6 +133,8 @@ class Run:
             if alone or isinstance(error, NonFiniteError):
                 self.selection.keep_last(self.progress.step)
             raise
+        finally:
+            self.instrument.end()
         self.selection.keep_last(self.progress.step)
         return self.progress
 
@@ -160,15 +165,16 @@ class Run:
         lr = self.schedule.at(self.progress.step, window.epoch)
         set_lr(self.optimizer, lr)
         clip_norm = self.config.gradient_clipping_threshold
-        result = train_step(
-            self.model,
-            list(on_device(window.batches, self.device, self.model.dtype)),
-            self.optimizer,
-            clip_norm=clip_norm if self.config.gradient_clipping else None,
-            scale=self.scale,
-            check=self.interruption.check,
-            world=self.world,
-        )
+        with self.instrument.around(self.progress.step + 1):
+            result = train_step(
+                self.model,
+                list(on_device(window.batches, self.device, self.model.dtype)),
+                self.optimizer,
+                clip_norm=clip_norm if self.config.gradient_clipping else None,
+                scale=self.scale,
+                check=self.interruption.check,
+                world=self.world,
+            )
         self.progress.step += 1
         if result is None:
             self.screen.warn(f"Step {self.progress.step} has no supervised token: nothing changed.")
@@ -230,6 +236,7 @@ class Run:
             loss=result.loss,
             tokens_per_second=tokens_per_second,
         )
+        self.instrument.made(progress.step, tokens=result.tokens, seconds=seconds)
 
     def _write(self, record: dict[str, Any]) -> None:
         self.log.write(record)
