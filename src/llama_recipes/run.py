@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 import torch
 from rich.console import Console
 
-from llama_recipes import preflight
+from llama_recipes import ending, preflight
 from llama_recipes.adapters.select import start_adapter
 from llama_recipes.checkpoint.folder import Checkpoint
 from llama_recipes.checkpoint.store import publish
@@ -20,13 +17,11 @@ from llama_recipes.configs.flags import to_yaml
 from llama_recipes.configs.needs import warnings
 from llama_recipes.configs.run import RunConfig
 from llama_recipes.data.tokenizer import load_tokenizer
-from llama_recipes.errors import ConfigError, Interrupted, NonFiniteError
+from llama_recipes.errors import Interrupted
 from llama_recipes.model.fingerprint import weights_fingerprint
 from llama_recipes.model.source import open_model
 from llama_recipes.model.weights import check_weights, load_weights
 from llama_recipes.monitoring import announce
-from llama_recipes.monitoring.memory import memory_peaks, ran_out
-from llama_recipes.monitoring.results import RESULTS_FILE, STOPPED_BY, summarise
 from llama_recipes.monitoring.run_log import RunLog
 from llama_recipes.monitoring.screen import Screen
 from llama_recipes.monitoring.trackers import Trackers
@@ -171,7 +166,7 @@ def _finetune(config: RunConfig, screen: Screen, interruption: Interruption) -> 
     trackers = Trackers()
     with (
         RunLog(written_by_me, keep=metrics_bytes) as log,
-        _finishing(trackers),
+        ending.finishing(trackers),
         screen.training(schedule.total_steps),
     ):
         world.lead(
@@ -219,99 +214,18 @@ def _finetune(config: RunConfig, screen: Screen, interruption: Interruption) -> 
                 resumed=checkpoint,
             )
         run.instrument = make_instrument(run, screen)
-        _train(run, written_by_me, screen, facts)
+        ending.train(run, written_by_me, screen, facts)
         if folder is not None and train.save_model and train.save_optimizer:
             save_optimizer(run, folder)
 
-    results = _results(run, **facts)
-    _write_results(written_by_me, results)
+    results = ending.results_of(run, **facts)
+    ending.write_results(written_by_me, results)
     trackers.finish(results)
     announce.end(results, folder if train.save_model else None, screen)
     return results
-
-
-@contextmanager
-def _finishing(trackers: Trackers) -> Iterator[None]:
-    """What ends the run before its end ends the trackers', if nobody has told them yet."""
-    try:
-        yield
-    except BaseException as error:
-        trackers.finish({"stop_reason": _stopped_by(error)})
-        raise
-
-
-def _stopped_by(error: BaseException) -> str:
-    return STOPPED_BY + (error.name if isinstance(error, StopRequested) else type(error).__name__)
 
 
 def _begin(folder: Path | None, config: RunConfig, checkpoint: Checkpoint | None) -> None:
     preflight.make_output_folder(config, checkpoint)
     if folder is not None:
         publish(folder / "config.yaml", to_yaml(config).encode())
-
-
-def _train(run: Run, folder: Path | None, screen: Screen, facts: Mapping[str, Any]) -> None:
-    """Train; however that ends, results.json and the screen say what there is."""
-    # Written before the first step too: chat asks as training did even after a kill.
-    _write_results(folder, _results(run, **facts))
-    try:
-        run.train()
-    except BaseException as error:
-        run.count_time()
-        results = _results(run, **facts) | {"stop_reason": _stopped_by(error)}
-        _write_results(folder, results)
-        try:
-            _end_early(run, error, folder, screen)
-        finally:
-            run.trackers.finish(results)  # what can be saved is: this may take its time
-
-
-def _end_early(run: Run, error: BaseException, folder: Path | None, screen: Screen) -> NoReturn:
-    """Save what there is, and raise what the user is told."""
-    if run.checkpoint is not None and isinstance(error, NonFiniteError):
-        run.checkpoint.wait()  # all processes are here: what is being saved is good
-    if isinstance(error, StopRequested):
-        _leave(run, error.name)
-    if run.selection.saved_step is not None:
-        screen.line(f"The weights after step {run.selection.saved_step} are saved in {folder}")
-    if ran_out(error):
-        raise ConfigError(f"The memory ran out: {error} {preflight.SAVE_MEMORY}") from error
-    raise error
-
-
-def _leave(run: Run, name: str) -> NoReturn:
-    """Save what the run needs to go on, and end it. Raises Interrupted, or CheckpointError."""
-    if run.checkpoint is None:
-        raise KeyboardInterrupt
-    if run.selection.saved_step is None:
-        run.selection.keep_last(run.progress.step)
-    path = run.checkpoint()
-    raise Interrupted(
-        f"Stopped by {name} after step {run.progress.step}, which is saved in {path}. Run the same"
-        " command again with --resume auto."
-    )
-
-
-def _write_results(folder: Path | None, results: dict[str, Any]) -> None:
-    if folder is not None:
-        publish(folder / RESULTS_FILE, (json.dumps(results, indent=2) + "\n").encode())
-
-
-def _results(run: Run, **facts: Any) -> dict[str, Any]:
-    progress, selection = run.progress, run.selection
-    return summarise(
-        epoch_losses=progress.epoch_losses,
-        eval_losses=progress.eval_losses,
-        epoch_seconds=progress.epoch_seconds,
-        save_seconds=selection.save_seconds,
-        best_step=selection.best_step,
-        best_eval_loss=selection.best_loss,
-        steps=progress.step,
-        tokens=progress.tokens,
-        supervised_tokens=progress.supervised_tokens,
-        stop_reason=progress.stop_reason,
-        total_time=sum(progress.epoch_seconds) + progress.epoch_elapsed,
-        memory=memory_peaks(run.device),
-        **facts,
-        **run.instrument.figures(),
-    )

@@ -18,6 +18,7 @@ LAYERS = (
     {"cli"},
     {"finetuning"},
     {"run"},
+    {"ending"},
     {"preflight", "resolve", "parts"},
     {"training"},
     {"export", "inference", "checkpoint"},

@@ -1,0 +1,102 @@
+"""However a run ends: what it leaves, and what the user is told."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, NoReturn
+
+from llama_recipes import preflight
+from llama_recipes.checkpoint.store import publish
+from llama_recipes.errors import ConfigError, Interrupted, NonFiniteError
+from llama_recipes.monitoring.memory import memory_peaks, ran_out
+from llama_recipes.monitoring.results import RESULTS_FILE, STOPPED_BY, summarise
+from llama_recipes.monitoring.screen import Screen
+from llama_recipes.monitoring.trackers import Trackers
+from llama_recipes.training.interruption import StopRequested
+from llama_recipes.training.loop import Run
+
+
+@contextmanager
+def finishing(trackers: Trackers) -> Iterator[None]:
+    """What ends the run before its end ends the trackers', if nobody has told them yet."""
+    try:
+        yield
+    except BaseException as error:
+        trackers.finish({"stop_reason": _stopped_by(error)})
+        raise
+
+
+def _stopped_by(error: BaseException) -> str:
+    return STOPPED_BY + (error.name if isinstance(error, StopRequested) else type(error).__name__)
+
+
+def train(run: Run, folder: Path | None, screen: Screen, facts: Mapping[str, Any]) -> None:
+    """Train; however that ends, results.json and the screen say what there is."""
+    # Written before the first step too: chat asks as training did even after a kill.
+    write_results(folder, results_of(run, **facts))
+    try:
+        run.train()
+    except BaseException as error:
+        run.count_time()
+        results = results_of(run, **facts) | {"stop_reason": _stopped_by(error)}
+        write_results(folder, results)
+        try:
+            _end_early(run, error, folder, screen)
+        finally:
+            run.trackers.finish(results)  # what can be saved is: this may take its time
+
+
+def _end_early(run: Run, error: BaseException, folder: Path | None, screen: Screen) -> NoReturn:
+    """Save what there is, and raise what the user is told."""
+    if run.checkpoint is not None and isinstance(error, NonFiniteError):
+        run.checkpoint.wait()  # all processes are here: what is being saved is good
+    if isinstance(error, StopRequested):
+        _leave(run, error.name)
+    if run.selection.saved_step is not None:
+        screen.line(f"The weights after step {run.selection.saved_step} are saved in {folder}")
+    if ran_out(error):
+        raise ConfigError(f"The memory ran out: {error} {preflight.SAVE_MEMORY}") from error
+    raise error
+
+
+def _leave(run: Run, name: str) -> NoReturn:
+    """Save what the run needs to go on, and end it. Raises Interrupted, or CheckpointError."""
+    if run.checkpoint is None:
+        raise KeyboardInterrupt
+    if run.selection.saved_step is None:
+        run.selection.keep_last(run.progress.step)
+    path = run.checkpoint()
+    raise Interrupted(
+        f"Stopped by {name} after step {run.progress.step}, which is saved in {path}. Run the same"
+        " command again with --resume auto."
+    )
+
+
+def write_results(folder: Path | None, results: Mapping[str, Any]) -> None:
+    """Nothing without a folder."""
+    if folder is not None:
+        publish(folder / RESULTS_FILE, (json.dumps(results, indent=2) + "\n").encode())
+
+
+def results_of(run: Run, **facts: Any) -> dict[str, Any]:
+    """What results.json holds of a run as it is now; `facts` are added as they are."""
+    progress, selection = run.progress, run.selection
+    return summarise(
+        epoch_losses=progress.epoch_losses,
+        eval_losses=progress.eval_losses,
+        epoch_seconds=progress.epoch_seconds,
+        save_seconds=selection.save_seconds,
+        best_step=selection.best_step,
+        best_eval_loss=selection.best_loss,
+        steps=progress.step,
+        tokens=progress.tokens,
+        supervised_tokens=progress.supervised_tokens,
+        stop_reason=progress.stop_reason,
+        total_time=sum(progress.epoch_seconds) + progress.epoch_elapsed,
+        memory=memory_peaks(run.device),
+        **facts,
+        **run.instrument.figures(),
+    )
