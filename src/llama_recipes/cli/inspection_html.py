@@ -22,10 +22,13 @@ _STYLE = """
 body { font: 16px/1.5 system-ui, sans-serif; color: var(--ink); background: var(--paper);
   margin: 0 auto; padding: 1rem; max-width: 72rem; overflow-wrap: anywhere; }
 h1 { font-size: 1.5rem; } h2 { font-size: 1.2rem; margin-top: 2rem; } h3 { font-size: 1rem; }
-.scroll { overflow-x: auto; } table { border-collapse: collapse; font-variant-numeric: tabular-nums; }
+.scroll { overflow-x: auto; }
+table { border-collapse: collapse; font-variant-numeric: tabular-nums; }
 td, th { padding: .2rem .8rem .2rem 0; border-bottom: 1px solid var(--line); text-align: right;
-  vertical-align: top; } td:first-child, th:first-child { text-align: left; }
-.facts td { text-align: left; white-space: pre-wrap; }
+  vertical-align: top; overflow-wrap: normal; white-space: nowrap; }
+td:first-child, th:first-child { text-align: left; }
+td:first-child { white-space: normal; min-width: 9rem; }
+.facts td { text-align: left; white-space: pre-wrap; overflow-wrap: anywhere; }
 .soft { color: var(--soft); }
 .finding { border-left: 4px solid var(--warn); background: var(--warnpaper); padding: .5rem .8rem;
   margin: .6rem 0; } .finding b { color: var(--warn); } .finding p { margin: .2rem 0; }

@@ -15,8 +15,9 @@ from llama_recipes.cli.inspection_samples import Piece, Sample, pieces
 from llama_recipes.data.spread import Spread
 
 _BARS = " ▁▂▃▄▅▆▇█"
-_TRAINED = ("bold green", "bold bright_green")
-_MASKED = ("bright_black", "white")
+_TRAINED = ("bold green", "green")
+_MASKED = ("dim", "none")
+"""Neighbours differ, so that one sees where a token ends; on light and dark alike."""
 _CONTROL = "reverse"
 _OPENS, _CLOSES = "⟦", "⟧"
 _HEAD, _TAIL = 90, 60

@@ -1,4 +1,4 @@
-"""What about the data ruins a run, as sentences: how many documents it touches, which, and the cure.
+"""What about the data ruins a run, as sentences: how many documents, which ones, and the cure.
 
 Each rule looks at what was counted, and stays silent below the share that it names: a finding is
 something to do.

@@ -26,8 +26,8 @@ def about_template(template: Template | None, *, is_used: bool) -> list[Finding]
     return [
         Finding(
             "template_without_generation_prompt", _RUN, 1, 1,
-            f"chat template: it writes {template.opens!r} before an answer, but not when it is asked"
-            " for one (add_generation_prompt), so the model has to write that itself.",
+            f"chat template: it writes {template.opens!r} before an answer, but not when it is"
+            " asked for one (add_generation_prompt), so the model has to write that itself.",
             "Take a template with a part for add_generation_prompt, or add it to chat_template in"
             " the folder that --tokenizer_name names.",
         )

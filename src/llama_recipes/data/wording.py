@@ -152,7 +152,7 @@ def _control_token(texts: list[str], tokenizer: Tokenizer) -> str:
 
 
 def _mojibake(text: str) -> int:
-    """Where UTF-8 was read as Windows-1252 or Latin-1, and becomes readable when undone; else -1."""
+    """Where UTF-8 was read as Windows-1252 or Latin-1, so that undoing it works; else -1."""
     if text.isascii():
         return -1
     for match in _UTF8_AS_LATIN.finditer(text):
