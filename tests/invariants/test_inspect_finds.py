@@ -15,7 +15,7 @@ from support.planted import CLEAN, FILES, ONE_BY_ONE, PLANTED, Case, Defect, cas
 from support.real import SHARED_DATA, needs_gsm8k
 
 DOCS = Path(__file__).parents[2] / "docs" / "inspect.md"
-ROWS = 200
+ROWS = 120
 
 needs_jfleg = pytest.mark.skipif(
     not (SHARED_DATA / "jfleg").is_dir(), reason="the folder ../shared/data/jfleg is missing"

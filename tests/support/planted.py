@@ -239,6 +239,11 @@ def get_data_collator(tokenizer):
 BY_ID = COLLATOR.replace(
     "LABELS", "[-100 if id_ == tokenizer.eos_token_id else id_ for id_ in ids]"
 )
+# The first digit of the question decides, which is an even byte where its id is odd.
+EVEN_UNTRAINED = COLLATOR.replace(
+    "LABELS",
+    "[-100] * len(ids) if sample['input_ids'][14] % 2 else sample['labels'] + [-100] * fill",
+)
 BY_MASK = COLLATOR.replace("LABELS", 'sample["labels"] + [-100] * fill')
 
 
@@ -249,6 +254,7 @@ def custom(name: str, change: str, *defects: Defect, more: str = "") -> Case:
     return Case(f"custom: {name}", {"own.py": code}, (*flags, *ONE_BY_ONE), defects)
 
 
+EVEN = tuple(number + 1 for number in range(COUNT) if int(str(number)[0]) % 2 == 0)
 ALL = tuple(range(1, COUNT + 1))
 
 PLANTED: tuple[Case, ...] = (
@@ -440,6 +446,13 @@ PLANTED: tuple[Case, ...] = (
     case(
         "text: few_steps of packed rows", rows("text"), ("few_steps", "run", None),
         flags=["--batching_strategy=packing"],
+    ),
+    custom(
+        "idle_steps by the collator",
+        "",
+        ("idle_steps", "run", None),
+        ("no_supervised_token", "training", EVEN),
+        more=EVEN_UNTRAINED,
     ),
     case(
         "completion: much_padding",

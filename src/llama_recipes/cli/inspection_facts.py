@@ -63,7 +63,8 @@ def _figures(part: Part) -> dict[str, str]:
     tokens, cut = int(store.lengths.sum()), store.cut
     rows = counts.get("rows")
     ends = int(marks.ends.sum())
-    figures = {
+    alike = near_copies(part)
+    return {
         "rows read": f"{rows:,}" if rows else "",
         "left out as bad": _count(counts.get("bad_rows", 0), rows or 0),
         "left out as too long": _count(counts.get("too_long", 0), rows or 0),
@@ -75,14 +76,11 @@ def _figures(part: Part) -> dict[str, str]:
         "trained tokens": _count(int(store.supervised.sum()), tokens),
         "documents that train their stop": _count(ends, len(store)),
         "copies of a document before": _count(len(part.copies.copies), len(store)),
+        "copies but for case and space": (
+            "no text" if alike is None else _count(alike, len(store))
+        ),
         "prompt is there with other answers": _count(part.copies.other_answers, len(store)),
     }
-    alike = near_copies(part)
-    if alike is not None:
-        figures["copies but for case and space"] = _count(alike, len(store))
-    else:
-        figures["copies but for case and space"] = "no text"
-    return figures
 
 
 def near_copies(part: Part) -> int | None:
@@ -120,6 +118,7 @@ def steps(shown: Inspection) -> list[tuple[str, str]]:
     packed = train.batching_strategy == "packing"
     computed = "what is left of a row is not computed" if packed else "the rest is padding"
     limit = f", stopped by --max_train_step {train.max_train_step}" if train.max_train_step else ""
+    epochs = f"{train.num_epochs} epoch{'s' if train.num_epochs > 1 else ''}"
     share = f", {shown.processes} processes" if shown.processes > 1 else ""
     return [
         ("batching", f"{train.batching_strategy}, context_length {train.context_length:,}"),
@@ -129,7 +128,7 @@ def steps(shown: Inspection) -> list[tuple[str, str]]:
         ("micro-batches in the first epoch", f"{filling.micro_batches:,}"),
         ("micro-batches in a step", f"{filling.micro_batches_of_a_step:,}{share}"),
         ("optimizer steps in the first epoch", f"{filling.steps:,}"),
-        ("optimizer steps in all", f"{shown.total_steps:,} ({train.num_epochs} epochs{limit})"),
+        ("optimizer steps in all", f"{shown.total_steps:,} ({epochs}{limit})"),
         ("tokens in a step", _range(of_steps)),
         ("trained tokens in a step", _range(supervised)),
         ("steps with nothing trained", _count(filling.idle_steps, filling.steps)),
@@ -149,7 +148,7 @@ def prompts(shown: Inspection) -> list[tuple[str, str]]:
         ("prompt format", form),
         ("labels", _labels(form, train_on_prompt=train.train_on_prompt)),
         ("stop tokens", " ".join(map(_quoted, stops)) or "none"),
-        ("padding token", _quoted(tokenizer.decode([tokenizer.pad_id])) + ", never trained"),
+        ("padding token", _padding(tokenizer)),
     ]
     if form == "chat" and shown.template is not None:
         template = shown.template
@@ -162,6 +161,13 @@ def prompts(shown: Inspection) -> list[tuple[str, str]]:
         if template.marks_answers:
             lines.append(("template, {% generation %}", "is there, and not needed"))
     return lines
+
+
+def _padding(tokenizer: Tokenizer) -> str:
+    name = _quoted(tokenizer.decode([tokenizer.pad_id]))
+    if tokenizer.pad_id not in tokenizer.stop_ids:
+        return f"{name}, never trained"
+    return f"{name}, a stop token: trained at the end of an answer, never as padding"
 
 
 def _labels(form: str, *, train_on_prompt: bool) -> str:

@@ -114,7 +114,12 @@ def _left_out(part: Part, how: Preparation) -> Iterator[Finding]:
 
 def _labels(part: Part, how: Preparation) -> Iterator[Finding]:
     store, marks = part.store, part.marks
-    cut = store.cut > 0
+    cut, idle = store.cut > 0, store.supervised == 0
+    yield _of_documents(
+        "no_supervised_token", part, idle,
+        "documents have nothing trained once get_data_collator's function is through with them.",
+        "Let it keep the labels of the samples.",
+    )  # fmt: skip
     longest = int((store.lengths + store.cut).max())
     yield _of_documents(
         "answers_cut", part, cut,
@@ -123,7 +128,7 @@ def _labels(part: Part, how: Preparation) -> Iterator[Finding]:
         f"Raise --context_length (the longest has {longest} tokens), or leave such documents out"
         " with --truncation drop.",
     )  # fmt: skip
-    silent = ~marks.ends & ~cut & ~marks.stop_is_masked
+    silent = ~marks.ends & ~cut & ~idle & ~marks.stop_is_masked
     yield _of_documents(
         "stop_token_not_trained", part, silent,
         "documents are trained without a stop token at the end: the model does not learn when to"
