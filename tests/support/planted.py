@@ -105,9 +105,7 @@ Change = Callable[[dict[str, Any]], dict[str, Any]]
 
 def planted(form: str, at: Sequence[int], change: Change) -> Rows:
     """Rows of which those with these numbers, from 1, are changed."""
-    return [
-        change(row) if number in at else row for number, row in enumerate(rows(form), start=1)
-    ]
+    return [change(row) if number in at else row for number, row in enumerate(rows(form), start=1)]
 
 
 FILES = ("--dataset=file_dataset", "--train_file=ROOT/train.jsonl")
@@ -153,9 +151,7 @@ def before(text: str) -> Change:
 def _copies(form: str) -> Case:
     """The last three are the first three again."""
     copied = rows(form)[:-3] + rows(form)[:3]
-    return case(
-        f"{form}: many_duplicates", copied, ("many_duplicates", "training", (38, 39, 40))
-    )
+    return case(f"{form}: many_duplicates", copied, ("many_duplicates", "training", (38, 39, 40)))
 
 
 def _leak(form: str) -> Case:
@@ -404,7 +400,7 @@ PLANTED: tuple[Case, ...] = (
     case(
         "text: control_tokens_in_text, a whole template",
         [
-            {"text": f"<|im_start|>user\n{question(n)}<|im_end|>\n<|im_start|>assistant\n{answer(n)}"}
+            {"text": f"<|im_start|>user\n{question(n)}<|im_end|>\n<|im_start|>bot\n{answer(n)}"}
             for n in range(COUNT)
         ],
         ("control_tokens_in_text", "training", ALL),
@@ -498,7 +494,7 @@ CLEAN: tuple[Case, ...] = (
             "--num_epochs=10",
         ],
     ),
-    case("clean chat in French", _varied(lambda n: f" C'était à Besançon, où l'été dura {n} jours.")),
+    case("clean chat in French", _varied(lambda n: f" C'était à Besançon, l'été dura {n} jours.")),
     case("clean chat in Portuguese", _varied(lambda n: f" NÃO é a mãe, são {n} irmãs. Â propos.")),
     case("clean chat in Chinese", _varied(lambda n: f" 这座桥建于{n}年前。👩‍👩‍👧")),
     case("clean completion with HTML", _varied(lambda n: f" <s>old {n}</s> new", "completion")),
