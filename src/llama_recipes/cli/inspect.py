@@ -130,6 +130,11 @@ def _unwritable(flag: str, path: str) -> list[str]:
         return []
     if file.is_dir() or not file.parent.is_dir():
         return [f"--{flag} {path} is no file in a folder that is there. Name one."]
-    if file.exists() and MADE_BY.encode() not in file.open("rb").read(_BEGINNING):
+    if file.exists() and not _is_ours(file):
         return [f"--{flag} {path} is there already, and was not written by {PROG}. Name another."]
     return []
+
+
+def _is_ours(file: Path) -> bool:
+    with file.open("rb") as handle:
+        return MADE_BY.encode() in handle.read(_BEGINNING)
