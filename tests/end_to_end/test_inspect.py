@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from llama_recipes.cli.inspect import MADE_BY
+from llama_recipes.cli.inspection_files import MADE_BY
 from llama_recipes.cli.main import main
 from llama_recipes.data.spread import spread
 from llama_recipes.data.tokenize import IGNORE

@@ -9,6 +9,7 @@ from pathlib import Path
 from pydantic import Field
 
 from llama_recipes.cli.flags import read_flags
+from llama_recipes.cli.inspection_files import MADE_BY, unwritable
 from llama_recipes.configs import rules
 from llama_recipes.configs.flags import read, to_yaml
 from llama_recipes.configs.run import RunConfig
@@ -16,7 +17,7 @@ from llama_recipes.configs.section import Section
 from llama_recipes.errors import ConfigError, guard
 from llama_recipes.parallel.ranks import share_processor, world_size
 
-PROG = "llama-recipes inspect"
+PROG = MADE_BY
 _EPILOG = """\
 Beside these come the flags of the run, as for train (train --help lists them), in flags, with
 --config FILE, or as the folder of a run. Nothing is trained and no weights are read; --output_dir
@@ -98,7 +99,7 @@ def _read(argv: Sequence[str]) -> tuple[InspectFlags, RunConfig | None]:
     if reading.is_whole and not reading.print_config:
         problems += rules.missing(_without_results(config), refused=reading.refused)
     for flag, path in (("html", flags.html), ("json", flags.json_file)) if flags else ():
-        problems += _unwritable(flag, path)
+        problems += unwritable(flag, path)
     if problems or flags is None:
         raise ConfigError(*dict.fromkeys(problems))
     if reading.print_config:
@@ -116,25 +117,3 @@ def _without_results(config: RunConfig) -> RunConfig:
     """The run as one that writes nothing, and so needs no place for it."""
     train = config.train_config.model_copy(update={"save_model": False, "use_profiler": False})
     return config.model_copy(update={"train_config": train})
-
-
-MADE_BY = PROG
-"""Stands at the beginning of every file that this command writes, which it may write over."""
-_BEGINNING = 400
-
-
-def _unwritable(flag: str, path: str) -> list[str]:
-    """Why nothing can be written there; only what this command wrote itself is written over."""
-    file = Path(path).expanduser()
-    if not path:
-        return []
-    if file.is_dir() or not file.parent.is_dir():
-        return [f"--{flag} {path} is no file in a folder that is there. Name one."]
-    if file.exists() and not _is_ours(file):
-        return [f"--{flag} {path} is there already, and was not written by {PROG}. Name another."]
-    return []
-
-
-def _is_ours(file: Path) -> bool:
-    with file.open("rb") as handle:
-        return MADE_BY.encode() in handle.read(_BEGINNING)

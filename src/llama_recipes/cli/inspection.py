@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from collections import defaultdict
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from rich.console import Console
 
 from llama_recipes import preflight
 from llama_recipes.checkpoint.store import publish
 from llama_recipes.cli import inspection_html, inspection_json, inspection_terminal
-from llama_recipes.cli.inspect import InspectFlags
 from llama_recipes.cli.inspection_facts import Inspection
 from llama_recipes.cli.inspection_samples import read_samples
 from llama_recipes.configs.needs import warnings
@@ -37,6 +36,9 @@ from llama_recipes.monitoring.screen import Screen
 from llama_recipes.parallel.world import CPU_ALONE
 from llama_recipes.parts import make_loaders, make_schedule, open_documents, tokenizer_path
 from llama_recipes.resolve import resolve, with_tokens_of
+
+if TYPE_CHECKING:
+    from llama_recipes.cli.inspect import InspectFlags
 
 _WIDTH = 100
 """Columns where the output is no terminal."""
