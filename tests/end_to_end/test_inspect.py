@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from llama_recipes.cli import inspection_files
 from llama_recipes.cli.inspection_files import MADE_BY
 from llama_recipes.cli.main import main
 from llama_recipes.data.spread import spread
@@ -280,6 +281,15 @@ def test_where_nothing_can_be_written_is_said_first(base, inspect, tmp_path):
     for path in (tmp_path / "no" / "page.html", tmp_path):
         _, said = inspect(*base, f"--html={path}", code=2)
         assert f"--html {path} is no file in a folder that is there" in said
+
+
+def test_a_folder_that_may_not_be_written_to_is_named(base, inspect, tmp_path, monkeypatch):
+    def refused(**where):
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(inspection_files, "TemporaryFile", refused)
+    _, said = inspect(*base, code=2)
+    assert f"--json {tmp_path / 'inspected.json'} cannot be written: Permission denied." in said
 
 
 def test_its_own_files_are_written_anew(base, inspect, tmp_path):

@@ -10,12 +10,13 @@ from pathlib import Path
 import pytest
 
 from llama_recipes.data import store
-from llama_recipes.data.findings import EXAMPLES
+from llama_recipes.data.finding import EXAMPLES
 from support.inspected import inspect_case, make_models
 from support.planted import CLEAN, FILES, ONE_BY_ONE, PLANTED, Case, Defect, case
 from support.real import SHARED_DATA, needs_gsm8k
 
 DOCS = Path(__file__).parents[2] / "docs" / "inspect.md"
+CODE = ("findings", "findings_same", "findings_run")
 ROWS = 120
 
 needs_jfleg = pytest.mark.skipif(
@@ -92,7 +93,7 @@ def test_the_page_says_how_many_were_planted():
 def test_every_finding_is_planted_and_on_the_page():
     """The names in the code against the list above and the table of docs/inspect.md."""
     source = Path(__file__).parents[2] / "src" / "llama_recipes" / "data"
-    code = "".join((source / f"{name}.py").read_text() for name in ("findings", "findings_run"))
+    code = "".join((source / f"{name}.py").read_text() for name in CODE)
     names = set(re.findall(r'(?<!== )"([a-z]+(?:_[a-z]+)+)"', code)) | {"mojibake"}
     names -= {"bad_rows_shown", "too_long"}
     page = DOCS.read_text(encoding="utf-8")

@@ -17,7 +17,8 @@ from llama_recipes.configs.needs import warnings
 from llama_recipes.configs.run import RunConfig
 from llama_recipes.data import findings_run
 from llama_recipes.data.example import Source
-from llama_recipes.data.findings import Finding, Part, findings_of
+from llama_recipes.data.finding import Finding, Part
+from llama_recipes.data.findings import findings_of
 from llama_recipes.data.inspect import as_trained, mark
 from llama_recipes.data.loader import Loader
 from llama_recipes.data.prepare import Preparation

@@ -8,7 +8,7 @@ import numpy as np
 
 from llama_recipes.cli.inspection_samples import Sample
 from llama_recipes.configs.run import RunConfig
-from llama_recipes.data.findings import Finding, Part
+from llama_recipes.data.finding import Finding, Part
 from llama_recipes.data.sameness import Overlap
 from llama_recipes.data.spread import Spread, spread
 from llama_recipes.data.steps import Filling

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from tempfile import TemporaryFile
 
 MADE_BY = "llama-recipes inspect"
 """Stands at the beginning of every such file."""
@@ -17,11 +18,15 @@ def unwritable(flag: str, path: str) -> list[str]:
         return []
     if file.is_dir() or not file.parent.is_dir():
         return [f"--{flag} {path} is no file in a folder that is there. Name one."]
-    if file.exists() and not _is_ours(file):
-        return [
-            f"--{flag} {path} is there already, and was not written by {MADE_BY}. Name another."
-        ]
-    return []
+    try:
+        if file.exists() and not _is_ours(file):
+            return [
+                f"--{flag} {path} is there already, and was not written by {MADE_BY}. Name another."
+            ]
+        with TemporaryFile(dir=file.parent):
+            return []
+    except OSError as error:
+        return [f"--{flag} {path} cannot be written: {error.strerror or error}. Name another."]
 
 
 def _is_ours(file: Path) -> bool:

@@ -8,7 +8,7 @@ from llama_recipes.cli import inspection_facts as facts
 from llama_recipes.cli.inspection_facts import Inspection
 from llama_recipes.cli.inspection_files import MADE_BY
 from llama_recipes.cli.inspection_samples import Piece, Sample, pieces
-from llama_recipes.data.findings import Finding
+from llama_recipes.data.finding import Finding
 from llama_recipes.data.spread import Spread
 
 _STYLE = """

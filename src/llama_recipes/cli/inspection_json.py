@@ -8,7 +8,7 @@ from typing import Any
 
 from llama_recipes.cli.inspection_facts import Inspection, near_copies, spreads
 from llama_recipes.cli.inspection_files import MADE_BY
-from llama_recipes.data.findings import Finding, Part
+from llama_recipes.data.finding import Finding, Part
 
 
 def as_text(shown: Inspection) -> str:

@@ -7,71 +7,17 @@ something to do.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 
-from llama_recipes.data.example import Format
-from llama_recipes.data.inspect import Flags, Marks
+from llama_recipes.data.finding import EXAMPLES, NOTEWORTHY, Finding, Part, of_documents
+from llama_recipes.data.findings_same import about_answers, about_leaks
 from llama_recipes.data.prepare import Preparation
-from llama_recipes.data.sameness import Copies, Overlap
-from llama_recipes.data.store import TokenStore
-from llama_recipes.data.wording import Wording
+from llama_recipes.data.sameness import Overlap
 
-NOTEWORTHY = 0.01
-"""Share of the documents, or of the rows, from which most findings are made."""
-MANY_COPIES = 0.05
 FEW_SUPERVISED = 0.01
 """Share of the tokens that are trained, below which hardly anything is learnt from a step."""
-NEARLY_CONSTANT = 0.9
-ENOUGH_TO_COMPARE = 10
-"""Documents from which it says something that nearly all answers are equal."""
 MOST = 0.5
-EXAMPLES = 5
-
-
-@dataclass(frozen=True)
-class Finding:
-    """`name` is for programs; `what` and `fix` are sentences for people.
-
-    part: training, validation or run. count documents or rows `of` so many. rows: the numbers, from
-    1, of the first in their part of the data set; matches: for each the row of the training part
-    that it equals, where that is what was found.
-    """
-
-    name: str
-    part: str
-    count: int
-    of: int
-    what: str
-    fix: str
-    rows: tuple[int, ...] = ()
-    matches: tuple[int, ...] = ()
-
-    @property
-    def share(self) -> float:
-        return self.count / self.of if self.of else 0.0
-
-
-@dataclass(frozen=True)
-class Part:
-    """One part of a data set and what was counted of it.
-
-    wording: None for ready-made ids, which have no text.
-    """
-
-    name: str
-    store: TokenStore
-    form: Format
-    marks: Marks
-    copies: Copies
-    wording: Wording | None
-
-    @property
-    def has_prompt(self) -> Flags:
-        """Documents that are asked something before they are trained: more than a BOS."""
-        return self.marks.prompts > 1
 
 
 def findings_of(
@@ -83,8 +29,8 @@ def findings_of(
         *_labels(part, how),
         *_tokens(part),
         *_words(part),
-        *(_answers(part) if part.name == "training" else ()),
-        *(_leaks(part, overlap, other) if overlap else ()),
+        *(about_answers(part) if part.name == "training" else ()),
+        *(about_leaks(part, overlap, other) if overlap else ()),
     ]
     return [finding for finding in found if finding.count]
 
@@ -115,13 +61,13 @@ def _left_out(part: Part, how: Preparation) -> Iterator[Finding]:
 def _labels(part: Part, how: Preparation) -> Iterator[Finding]:
     store, marks = part.store, part.marks
     cut, idle = store.cut > 0, store.supervised == 0
-    yield _of_documents(
+    yield of_documents(
         "no_supervised_token", part, idle,
         "documents have nothing trained once get_data_collator's function is through with them.",
         "Let it keep the labels of the samples.",
     )  # fmt: skip
     longest = int((store.lengths + store.cut).max())
-    yield _of_documents(
+    yield of_documents(
         "answers_cut", part, cut,
         f"documents are cut to {how.context_length} tokens, so that their answers end in the"
         " middle and no stop is learnt from them.",
@@ -129,7 +75,7 @@ def _labels(part: Part, how: Preparation) -> Iterator[Finding]:
         " with --truncation drop.",
     )  # fmt: skip
     silent = ~marks.ends & ~cut & ~idle & ~marks.stop_is_masked
-    yield _of_documents(
+    yield of_documents(
         "stop_token_not_trained", part, silent,
         "documents are trained without a stop token at the end: the model does not learn when to"
         " stop.",
@@ -137,19 +83,19 @@ def _labels(part: Part, how: Preparation) -> Iterator[Finding]:
         " has an EOS token with --tokenizer_name.",
         least=MOST if part.form == "tokens" else NOTEWORTHY,
     )  # fmt: skip
-    yield _of_documents(
+    yield of_documents(
         "stop_token_masked", part, marks.stop_is_masked & ~marks.ends,
         "documents end with a stop token that is not trained: most often the padding token is the"
         " stop token, and the labels of all padding were set to -100.",
         "In your --custom_dataset.file, mask padding by attention_mask and not by its id.",
     )  # fmt: skip
-    yield _of_documents(
+    yield of_documents(
         "labels_shifted", part, marks.shifted,
         "documents have labels that are shifted already; training shifts them once more, and each"
         " token would learn the one after the next.",
         "In your --custom_dataset.file, let labels[t] be input_ids[t] where it is trained.",
     )  # fmt: skip
-    yield _of_documents(
+    yield of_documents(
         "empty_answers", part, marks.only_stops,
         "documents have answers of nothing but a stop token: the model learns to say nothing.",
         "Take these rows out of the data.",
@@ -165,12 +111,12 @@ def _labels(part: Part, how: Preparation) -> Iterator[Finding]:
 
 def _tokens(part: Part) -> Iterator[Finding]:
     marks = part.marks
-    yield _of_documents(
+    yield of_documents(
         "bos_twice", part, marks.begins_twice,
         "documents begin with two BOS tokens: one is put there, another stands in the data.",
         "Take the BOS token out of the text; a custom data set gives it once, or leaves it out.",
     )  # fmt: skip
-    yield _of_documents(
+    yield of_documents(
         "unknown_tokens", part, marks.unknown > 0,
         "documents hold characters that the tokenizer does not know; they are lost.",
         "Take the tokenizer of the model, or one with these characters with --tokenizer_name.",
@@ -206,77 +152,4 @@ def _words(part: Part) -> Iterator[Finding]:
         rows = np.asarray(part.wording.faults.get(name, ()), np.int64)
         said = repr(part.wording.said.get(name, ""))
         hit = np.isin(part.store.rows, rows)
-        yield _of_documents(name, part, hit, what.format(said=said), fix)
-
-
-def _answers(part: Part) -> Iterator[Finding]:
-    """What makes a task too easy to learn anything from; of the training part alone."""
-    store, marks, documents = part.store, part.marks, len(part.store)
-    copies = part.copies
-    if len(copies.copies) >= max(MANY_COPIES * documents, 2):
-        yield Finding(
-            "many_duplicates", part.name, len(copies.copies), documents,
-            "documents are there more than once, token for token.",
-            "Take the copies out, unless they are meant to weigh more.",
-            rows=_rows(part, copies.copies), matches=_rows(part, copies.originals),
-        )  # fmt: skip
-    asked = part.has_prompt
-    _, first, count = np.unique(marks.answer[asked], return_index=True, return_counts=True)
-    if asked.sum() >= ENOUGH_TO_COMPARE and count.max() >= NEARLY_CONSTANT * asked.sum():
-        usual = first[count.argmax()]
-        hit = asked & (marks.answer == marks.answer[asked][usual])
-        yield _of_documents(
-            "constant_answers", part, hit,
-            "documents have one and the same answer: the model learns to give it whatever it is"
-            " asked.",
-            "Check the field of the answers, and that classes are balanced.",
-        )  # fmt: skip
-    if part.wording is not None:
-        long, holds = (
-            np.isin(store.rows, np.asarray(rows, np.int64))
-            for rows in (part.wording.long_answers, part.wording.faults.get(_HOLDS, ()))
-        )
-        if holds.sum() >= MOST * long.sum() and long.sum() >= NOTEWORTHY * documents:
-            yield Finding(
-                _HOLDS, part.name, int(holds.sum()), int(long.sum()),
-                "documents with a longer answer have it in their prompt, word for word: copying is"
-                f" all there is to learn ({part.wording.said.get(_HOLDS, '')!r}).",
-                "Take the answers out of the prompts.", rows=_rows(part, np.flatnonzero(holds)),
-            )  # fmt: skip
-
-
-_HOLDS = "prompt_holds_answer"
-
-
-def _leaks(part: Part, overlap: Overlap, training: Part) -> Iterator[Finding]:
-    kinds = (
-        ("validation_in_training", overlap.same, "are in the training part too, token for token"),
-        ("validation_near_training", overlap.alike,
-         "are in the training part too, but for case and white space"),
-        ("validation_prompts_in_training", overlap.prompt,
-         "have a prompt that is trained with another answer"),
-    )  # fmt: skip
-    for name, hit, what in kinds:
-        places = np.flatnonzero(hit)
-        yield Finding(
-            name, part.name, len(places), len(hit),
-            f"validation documents {what}: the evaluation's loss is too good to be true.",
-            "Take them out of one of the parts, or give other rows with"
-            " --file_dataset.validation_file.",
-            rows=_rows(part, places), matches=_rows(training, overlap.match[places]),
-        )  # fmt: skip
-
-
-def _of_documents(
-    name: str, part: Part, hit: Flags, what: str, fix: str, *, least: float = NOTEWORTHY
-) -> Finding:
-    """Of the documents that `hit` marks; of none where they are fewer than that share."""
-    count = int(hit.sum())
-    count = count if count >= least * len(hit) else 0
-    rows = _rows(part, np.flatnonzero(hit)) if count else ()
-    return Finding(name, part.name, count, len(hit), what, fix, rows)
-
-
-def _rows(part: Part, documents: NDArray[np.int64]) -> tuple[int, ...]:
-    """The rows of the first of these documents."""
-    return tuple(part.store.rows[documents[:EXAMPLES]].tolist())
+        yield of_documents(name, part, hit, what.format(said=said), fix)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from llama_recipes.data.findings import NOTEWORTHY, Finding
+from llama_recipes.data.finding import NOTEWORTHY, Finding
 from llama_recipes.data.steps import Filling
 from llama_recipes.data.template import Template
 

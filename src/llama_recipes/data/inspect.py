@@ -156,7 +156,8 @@ def _shifted(
     inside[offsets[1:] - 1] = False  # after the last token there is nothing to compare
     own, others = inside & (labels != ids), inside & (labels != following)
     differ, stray = (np.add.reduceat(part.astype(np.int64), offsets[:-1]) for part in (own, others))
-    return (differ > 0) & (stray == 0)
+    found: Flags = (differ > 0) & (stray == 0)
+    return found
 
 
 def _hashes(
@@ -171,7 +172,7 @@ def _hashes(
 ) -> tuple[Hashes, Hashes, Hashes]:
     """64 bits of BLAKE2b: of a million documents two differ and agree with chance 3e-8."""
     id_bytes, label_bytes, answer_bytes = (
-        memoryview(np.ascontiguousarray(part)).cast("B") for part in (ids, labels, answer)
+        memoryview(part.tobytes()) for part in (ids, labels, answer)
     )
     whole, prompt, answers = bytearray(), bytearray(), bytearray()
     borders = (part.tolist() for part in (4 * starts, 4 * ends, 4 * prompts, 4 * firsts, 4 * lasts))
