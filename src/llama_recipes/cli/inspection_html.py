@@ -38,7 +38,8 @@ td:first-child { white-space: normal; min-width: 9rem; }
   background: var(--masked2); }
 .text .t { background: var(--trained); border-bottom: 2px solid currentColor; }
 .text .t:nth-child(even) { background: var(--trained2); }
-.text .c { color: var(--control); font-weight: bold; } .text .p { background: var(--pad); }
+.text .c { color: var(--control); font-weight: bold; }
+.text .p, .text .p:nth-child(even) { background: var(--pad); }
 .key span { padding: 0 .3em; }
 svg rect { fill: var(--bar); }
 """
