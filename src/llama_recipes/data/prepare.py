@@ -7,7 +7,7 @@ import hashlib
 import shutil
 from collections import Counter, deque
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from importlib import metadata
 from pathlib import Path
@@ -113,7 +113,7 @@ def _documents(
     """Yield what can be trained on; count, and raise for, what cannot."""
     counts: Counter[str] = report["counts"]
     problems: list[str] = []
-    places: deque[str] = deque()  # of the rows that are being tokenised
+    places: deque[tuple[int, str]] = deque()  # of the rows that are being tokenised
 
     def note_bad_row(text: str) -> None:
         counts["bad_rows"] += 1
@@ -128,14 +128,14 @@ def _documents(
             if isinstance(row, BadRow):
                 note_bad_row(f"{row.where}: {row.reason}")
             else:
-                places.append(row.where)
+                places.append((counts["rows"], row.where))
                 yield row.example
             if len(problems) >= _PROBLEMS_SHOWN:
                 return
 
     tokenise = partial(_tokenise, tokenizer=tokenizer, how=how)
-    for document, cut, ends in in_order(tokenise, good_rows()):
-        where = places.popleft()
+    for document, ends in in_order(tokenise, good_rows()):
+        number, where = places.popleft()
         if isinstance(document, Rejected):
             explained = f"{where}: {document.reason}"
             if document.kind == "bad_rows":
@@ -146,10 +146,10 @@ def _documents(
                 problems.append(explained)
             continue
         counts["documents"] += 1
-        counts["truncated"] += cut
+        counts["truncated"] += document.cut > 0
         # A model that never sees a stop token never learns to stop; ready-made ids may mean it so.
         counts["without_stop_token"] += not ends and source.format != "tokens"
-        yield document
+        yield replace(document, row=number)
     if problems:
         raise DataError(_explain(source, how, problems, counts))
     if not counts["documents"]:
@@ -217,10 +217,9 @@ def _explain_nothing(source: Source, counts: Counter[str], bad_rows: Sequence[st
 
 
 class Tokenised(NamedTuple):
-    """A document, whether it was cut, and whether a stop token of it was to be trained."""
+    """A document, and whether a stop token of it was to be trained before it was cut."""
 
     document: Document | Rejected
-    cut: bool = False
     ends: bool = False
 
 
@@ -238,7 +237,6 @@ def _tokenise(
         return [Tokenised(Rejected("bad_rows", str(error)))]
     for document in documents:
         fitted = fit(document, how.context_length, how.truncation)
-        cut = len(document.input_ids) > how.context_length
         ends = bool(np.isin(document.labels, tokenizer.stop_ids).any())
-        results.append(Tokenised(fitted, cut, ends))
+        results.append(Tokenised(fitted, ends))
     return results

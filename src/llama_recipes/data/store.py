@@ -32,6 +32,7 @@ class TokenStore:
     """Read-only documents of one split.
 
     lengths, supervised: tokens and trained tokens of each document, [documents] int64.
+    rows, cut: the row that each was made of, from 1, and the tokens taken off its end; 0 for none.
     report: what preparing the data counted. folder: what `open_store` opens. digest: changes with
     any token or label, and with the order of the documents.
     """
@@ -43,10 +44,14 @@ class TokenStore:
         offsets: NDArray[np.int64],
         supervised: NDArray[np.int64],
         report: Mapping[str, Any],
+        rows: NDArray[np.int64] | None = None,
+        cut: NDArray[np.int64] | None = None,
     ) -> None:
         self._ids, self._labels = ids, labels
         self._starts, self.lengths = offsets[:-1], np.diff(offsets)
         self.supervised = supervised
+        self.rows = np.zeros_like(self.lengths) if rows is None else rows
+        self.cut = np.zeros_like(self.lengths) if cut is None else cut
         self.report = report
         self.folder: Path | None = None
         self.digest: str = report["digest"]
@@ -57,7 +62,20 @@ class TokenStore:
     def document(self, index: int) -> Document:
         start = self._starts[index]
         part = slice(start, start + self.lengths[index])
-        return Document(self._ids[part], self._labels[part])
+        return Document(
+            self._ids[part], self._labels[part], int(self.rows[index]), int(self.cut[index])
+        )
+
+    def together(
+        self, first: int, last: int
+    ) -> tuple[NDArray[np.int32], NDArray[np.int32], NDArray[np.int64]]:
+        """input_ids and labels of the documents `first` to `last`, one after the other, and where
+        each begins, with the end behind them. In memory."""
+        lengths = self.lengths[first:last]
+        offsets = np.concatenate([[0], np.cumsum(lengths)])
+        places = np.repeat(self._starts[first:last] - offsets[:-1], lengths)
+        places += np.arange(offsets[-1])
+        return self._ids[places], self._labels[places], offsets
 
     def subset(
         self, indices: NDArray[np.int64], report: Mapping[str, Any] | None = None
@@ -70,6 +88,7 @@ class TokenStore:
         view._ids, view._labels = self._ids, self._labels
         view._starts, view.lengths = self._starts[indices], self.lengths[indices]
         view.supervised = self.supervised[indices]
+        view.rows, view.cut = self.rows[indices], self.cut[indices]
         view.folder = None
         view.report = self.report if report is None else report
         chosen = hashlib.blake2b(self.digest.encode(), digest_size=_DIGEST_BYTES)
@@ -92,21 +111,23 @@ def open_store(folder: Path) -> TokenStore:
         ids = _map(folder / "input_ids.bin", np.dtype("<i4"))
         labels = _map(folder / "labels.bin", np.dtype("<i4"))
         offsets = _map(folder / "offsets.bin", np.dtype("<i8"))
-        supervised = _map(folder / "supervised.bin", np.dtype("<i8"))
+        supervised, rows, cut = (
+            _map(folder / f"{name}.bin", np.dtype("<i8")) for name in ("supervised", "rows", "cut")
+        )
     except (FileNotFoundError, ValueError) as error:
         raise DamagedStoreError(str(error)) from error
     whole = (
         isinstance(report, dict)
         and isinstance(report.get("highest_id"), int)
         and isinstance(report.get("digest"), str)
-        and len(offsets) == len(supervised) + 1
+        and len(offsets) - 1 == len(supervised) == len(rows) == len(cut)
         and offsets[0] == 0
         and offsets[-1] == len(ids) == len(labels)
         and bool((np.diff(offsets) > 0).all())
     )
     if not whole:
         raise DamagedStoreError(f"the files in {folder} do not belong together")
-    store = TokenStore(ids, labels, offsets, supervised, report)
+    store = TokenStore(ids, labels, offsets, supervised, report, rows, cut)
     store.folder = folder
     return store
 
@@ -137,7 +158,7 @@ def write_store(
 
 
 def _write_arrays(folder: Path, documents: Iterable[Document]) -> dict[str, Any]:
-    """Write the four arrays; return their digest and the highest token id, −1 without any."""
+    """Write the six arrays; return their digest and the highest token id, −1 without any."""
     highest, end = -1, 0
     digest = hashlib.blake2b(digest_size=_DIGEST_BYTES)
     with (
@@ -145,6 +166,8 @@ def _write_arrays(folder: Path, documents: Iterable[Document]) -> dict[str, Any]
         (folder / "labels.bin").open("wb") as labels,
         (folder / "offsets.bin").open("wb") as offsets,
         (folder / "supervised.bin").open("wb") as supervised,
+        (folder / "rows.bin").open("wb") as rows,
+        (folder / "cut.bin").open("wb") as cut,
     ):
         offsets.write(np.int64(0).tobytes())
         for document in documents:
@@ -156,6 +179,8 @@ def _write_arrays(folder: Path, documents: Iterable[Document]) -> dict[str, Any]
             offsets.write(border)
             digest.update(b"".join([*parts, border]))
             supervised.write(np.int64(document.supervised).tobytes())
+            rows.write(np.int64(document.row).tobytes())
+            cut.write(np.int64(document.cut).tobytes())
             trained = document.labels[document.labels != IGNORE]
             highest = max(highest, int(document.input_ids.max()), int(trained.max(initial=-1)))
     return {"highest_id": highest, "digest": digest.hexdigest()}

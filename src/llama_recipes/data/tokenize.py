@@ -25,10 +25,16 @@ Truncation = Literal["error", "drop", "end"]
 
 @dataclass(frozen=True, slots=True)
 class Document:
-    """input_ids and labels, both [T] int32; labels are not shifted, IGNORE where not trained."""
+    """input_ids and labels, both [T] int32; labels are not shifted, IGNORE where not trained.
+
+    row: of the data set's part, from 1, that it was made of; 0: of none. cut: tokens that were
+    taken off its end.
+    """
 
     input_ids: NDArray[np.int32]
     labels: NDArray[np.int32]
+    row: int = 0
+    cut: int = 0
 
     @property
     def supervised(self) -> int:
@@ -84,7 +90,11 @@ def fit(document: Document, context_length: int, truncation: Truncation) -> Docu
             return Rejected(
                 "too_long", f"it has {length} tokens, context_length is {context_length}"
             )
-        document = Document(document.input_ids[:context_length], document.labels[:context_length])
+        document = Document(
+            document.input_ids[:context_length],
+            document.labels[:context_length],
+            cut=length - context_length,
+        )
     if not document.supervised:
         cut = " once it is cut to context_length" if length > context_length else ""
         return Rejected("no_supervised_token", f"no token of it is trained{cut}")

@@ -56,6 +56,7 @@ class Tokenizer:
     pad_id: the tokenizer's own padding token, else EOS, else 0; padding is never trained.
     stop_ids: EOS and the end-of-turn tokens; generation ends at any of them.
     special_ids: ids of control tokens, which are not text.
+    unknown_id: what stands for text that the vocabulary does not have, and for nothing else.
     fingerprint: changes whenever any text could get other ids, or any chat another text.
     """
 
@@ -81,6 +82,8 @@ class Tokenizer:
         self.stop_ids: tuple[int, ...] = tuple(
             dict.fromkeys(id_ for id_ in stops if id_ is not None)
         )
+        meant_so = {self.bos_id, self.pad_id, *self.stop_ids}
+        self.unknown_id: int | None = None if hf.unk_token_id in meant_so else hf.unk_token_id
         self.chat_template: str | None = _default_template(hf.chat_template)
         self.fingerprint: str = self._fingerprint()
         self._borders = find_borders(self._backend)

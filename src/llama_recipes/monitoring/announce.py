@@ -12,7 +12,7 @@ from llama_recipes.model.weights import count_parameters
 from llama_recipes.monitoring.profiler import ACTIVE, STEPS
 from llama_recipes.monitoring.screen import Screen
 
-_FEW_STEPS = 50
+FEW_STEPS = 50
 """Below this a run rarely learns much; packing makes few steps of a small data set."""
 _BAD_ROWS_NAMED = 5
 """Of those that were skipped, on the screen."""
@@ -55,7 +55,7 @@ def model(model: Llama, name: str, screen: Screen) -> None:
 
 def steps(total: int, train: TrainConfig, screen: Screen) -> None:
     screen.line(f"--> Num of optimizer steps = {total}")
-    if total < _FEW_STEPS and not train.max_train_step:
+    if total < FEW_STEPS and not train.max_train_step:
         screen.line(
             "    These are few: for more, lower --batch_size_training or --context_length, or raise"
             " --num_epochs."
