@@ -8,6 +8,7 @@ from typing import Any
 import torch
 
 from llama_recipes.adapters.select import adapt
+from llama_recipes.checkpoint.store import publish
 from llama_recipes.configs.peft import AdapterConfig
 from llama_recipes.configs.run import RunConfig
 from llama_recipes.configs.section import is_given
@@ -22,10 +23,15 @@ from llama_recipes.model.freezing import freeze_lowest
 from llama_recipes.model.llama import Llama
 from llama_recipes.model.source import TOKENIZER_FILES, ModelSource, locate
 from llama_recipes.monitoring import announce
+from llama_recipes.monitoring.report.files import RUN_FILE
+from llama_recipes.monitoring.report.tracker import RunReport
+from llama_recipes.monitoring.run_facts import run_facts, starts
 from llama_recipes.monitoring.screen import Screen
+from llama_recipes.monitoring.trackers import Tracker
 from llama_recipes.parallel.world import World
 from llama_recipes.quantization.select import Quantization, quantize
 from llama_recipes.training.precision import set_precision
+from llama_recipes.training.samples import Samples, choose, trained_tokens
 from llama_recipes.training.schedule import Schedule
 from llama_recipes.training.windows import count_steps
 
@@ -125,6 +131,54 @@ def make_schedule(train: TrainConfig, loader: Loader, screen: Screen) -> Schedul
         total_steps=total_steps,
         gamma=train.gamma,
     )
+
+
+def choose_samples(
+    train: TrainConfig,
+    splits: Splits,
+    tokenizer: Tokenizer,
+    loader: Loader,
+    steps: int,
+    world: World,
+) -> Samples | None:
+    """What is asked before and after; None where nothing shall be."""
+    if not train.report_samples:
+        return None
+    steps_an_epoch = len(loader.plan(0)) / train.gradient_accumulation_steps
+    return choose(
+        splits,
+        tokenizer,
+        count=train.report_samples,
+        context_length=train.context_length,
+        trained_tokens=trained_tokens(splits.train, steps=steps, steps_an_epoch=steps_an_epoch),
+        processes=world.size,
+    )
+
+
+def make_report(
+    folder: Path | None,
+    model: Llama,
+    splits: Splits,
+    screen: Screen,
+    world: World,
+    *,
+    steps: int,
+    after_step: int | None,
+) -> list[Tracker]:
+    """The report of the run, begun; nothing without a folder. after_step: as for `starts`."""
+    if folder is None:
+        return []
+    facts = run_facts(
+        model,
+        splits,
+        device=world.device,
+        processes=world.size,
+        total_steps=steps,
+        started=starts(folder / RUN_FILE, after_step=after_step),
+    )
+    report = RunReport(folder, facts, screen, publish)
+    report.update()
+    return [report]
 
 
 def result_writer(

@@ -31,7 +31,9 @@ from llama_recipes.monitoring.trackers import Trackers
 from llama_recipes.parallel.join import joined
 from llama_recipes.parallel.shards import own_rows
 from llama_recipes.parts import (
+    choose_samples,
     make_loaders,
+    make_report,
     make_schedule,
     open_documents,
     quantization,
@@ -51,6 +53,7 @@ from llama_recipes.training.interruption import Interruption, StopRequested
 from llama_recipes.training.loop import Progress, Run
 from llama_recipes.training.optimizers import make_optimizer
 from llama_recipes.training.resuming import checkpoint_to_resume, identity, refuse_drift
+from llama_recipes.training.samples import ask_after, ask_before
 from llama_recipes.training.selection import Selection
 from llama_recipes.training.snapshot import restore, save_optimizer
 
@@ -153,7 +156,15 @@ def _finetune(config: RunConfig, screen: Screen, interruption: Interruption) -> 
     torch.manual_seed(train.seed + world.rank)  # what dropout drops differs among processes
     metrics_bytes = checkpoint.state["metrics_bytes"] if checkpoint else None
     written_by_me = None if world.rank else folder
-    trackers = Trackers(())
+    steps = schedule.total_steps
+    samples = choose_samples(train, splits, tokenizer, loader, steps, world)
+    ask_before(
+        samples, model, tokenizer, written_by_me, goes_on=checkpoint is not None, screen=screen
+    )
+    after_step = checkpoint.state["step"] if checkpoint else None
+    trackers = Trackers(
+        make_report(written_by_me, model, splits, screen, world, steps=steps, after_step=after_step)
+    )
     with RunLog(written_by_me, keep=metrics_bytes) as log, screen.training(schedule.total_steps):
         run = Run(
             model,
@@ -189,6 +200,15 @@ def _finetune(config: RunConfig, screen: Screen, interruption: Interruption) -> 
         _train(run, written_by_me, screen, facts)
         if folder is not None and train.save_model and train.save_optimizer:
             save_optimizer(run, folder)
+        ask_after(
+            samples,
+            model,
+            tokenizer,
+            written_by_me,
+            step=run.progress.step,
+            check=interruption.check,
+            screen=screen,
+        )
 
     results = _results(run.progress, selection, **facts)
     _write_results(written_by_me, results)

@@ -20,12 +20,12 @@ COMMANDS = {
     "merge": ("llama_recipes.cli.merge", "make one model of a base model and an adapter"),
     "export": ("llama_recipes.cli.export", "write a model or an adapter in another format"),
     "evaluate": ("llama_recipes.cli.evaluate", "measure a model or an adapter on a data set"),
+    "report": ("llama_recipes.cli.report", "make the report of a run anew"),
 }
 """Command → the module whose `main(argv) -> int` does it, and what it does."""
 
 NOT_BUILT = {
     "inspect": "shows what would be trained",
-    "report": "rebuilds the report of a run",
 }
 
 

@@ -184,6 +184,14 @@ class TrainConfig(Section):
     # What is watched
     use_wandb: bool = Field(default=False, description="Track the run with Weights & Biases")
     use_tensorboard: bool = Field(default=False, description="Track the run with TensorBoard")
+    report_samples: int = Field(
+        default=3,
+        ge=0,
+        le=50,
+        description="Documents, of the validation part where there is one, answered before the "
+        "first step and after the last, for the report; 0: none. Left out where that would take "
+        "more than 5% of the tokens that the run trains on, and on several processes",
+    )
     save_metrics: bool = Field(
         default=False,
         description="Write loss and perplexity of every step and epoch to one JSON file",
