@@ -27,6 +27,9 @@ COMMANDS = {
     "llama-recipes evaluate --help": (
         "from llama_recipes.cli.main import main; sys.exit(main(['evaluate', '--help']))"
     ),
+    "llama-recipes report --help": (
+        "from llama_recipes.cli.main import main; sys.exit(main(['report', '--help']))"
+    ),
     "llama-recipes quickstart --help": (
         "from llama_recipes.cli.main import main; sys.exit(main(['quickstart', '--help']))"
     ),

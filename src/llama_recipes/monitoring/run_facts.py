@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import platform
 from collections.abc import Mapping, Sequence
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +16,7 @@ from llama_recipes.data.splits import Splits
 from llama_recipes.data.store import TokenStore
 from llama_recipes.model.llama import Llama
 from llama_recipes.model.weights import count_parameters
+from llama_recipes.monitoring.report.tracker import now
 
 
 def run_facts(
@@ -63,11 +63,6 @@ def starts(path: Path, *, after_step: int | None) -> list[dict[str, Any]]:
         except (OSError, ValueError, KeyError, TypeError):
             earlier = []  # only the history is lost with it
     return [*earlier, {"at": now(), "after_step": after_step or 0}]
-
-
-def now() -> str:
-    """In UTC, to the second, as ISO 8601 writes it."""
-    return datetime.now(UTC).isoformat(timespec="seconds")
 
 
 def _device_name(device: torch.device) -> str:

@@ -20,8 +20,9 @@ def points_of(lines: Sequence[dict[str, Any]], name: str) -> list[Point]:
 
 
 def finite_or_none(value: object) -> float | None:
-    is_number = isinstance(value, int | float) and not isinstance(value, bool)
-    return float(value) if is_number and math.isfinite(value) else None
+    if type(value) not in (float, int) or not math.isfinite(value):
+        return None
+    return float(value)
 
 
 def smoothing_span(count: int) -> int:

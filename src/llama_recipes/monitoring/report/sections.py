@@ -138,7 +138,7 @@ def _rows_of_a_step(run: RunFiles) -> str:
     factors = f"{rows} row{'s' if rows > 1 else ''}"
     factors += f" × {times} micro-batches" if times > 1 else ""
     factors += f" × {processes} processes" if processes > 1 else ""
-    return paragraph(f"A step is {factors}; documents are {how}.", "note")
+    return paragraph(f"A step is {factors}; documents are {how}.", "note below")
 
 
 def settings(run: RunFiles) -> str:

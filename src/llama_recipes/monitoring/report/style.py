@@ -36,6 +36,7 @@ a { color: var(--blue); }
   font-variant-numeric: tabular-nums; }
 .figures .before { color: var(--soft); font-weight: 450; }
 .note { font-size: .82rem; line-height: 1.4; }
+.note.below { margin: 10px 0 0; }
 .charts { display: grid; gap: 12px; grid-template-columns: repeat(3, minmax(0, 1fr)); }
 .chart { margin: 0; min-width: 0; background: var(--card); border: 1px solid var(--line);
   border-radius: 10px; padding: 14px 16px 8px; }

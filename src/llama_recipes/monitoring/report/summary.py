@@ -73,7 +73,7 @@ def when(run: RunFiles) -> str:
     if not started:
         return ""
     again = len(started) - 1
-    times = "" if not again else f", gone on with {again} time{'s' if again > 1 else ''}"
+    times = "" if not again else f", resumed {again} time{'s' if again > 1 else ''}"
     return f"{_date(started[0].get('at'))}{times}"
 
 

@@ -5,13 +5,15 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable, Mapping
+from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from llama_recipes.monitoring.report.files import RUN_FILE, read_run
 from llama_recipes.monitoring.report.page import report_page
-from llama_recipes.monitoring.run_facts import now
-from llama_recipes.monitoring.screen import Screen
+
+if TYPE_CHECKING:
+    from llama_recipes.monitoring.screen import Screen
 
 REPORT_FILE = "report.html"
 _SHARE = 0.05
@@ -28,6 +30,11 @@ def write_report(folder: Path, publish: Publish) -> Path:
     path = folder / REPORT_FILE
     publish(path, report_page(read_run(folder)).encode("utf-8", "replace"))
     return path
+
+
+def now() -> str:
+    """In UTC, to the second, as ISO 8601 writes it."""
+    return datetime.now(UTC).isoformat(timespec="seconds")
 
 
 class RunReport:
