@@ -41,13 +41,21 @@ def block(value: str, kind: str = "") -> str:
 
 
 def table(
-    rows: Iterable[Sequence[object]], *, heads: Sequence[str] = (), numbers: Sequence[int] = ()
+    rows: Iterable[Sequence[object]],
+    *,
+    heads: Sequence[str] = (),
+    numbers: Sequence[int] = (),
+    stacked: bool = False,
 ) -> str:
-    """The first cell of a row is its head. numbers: columns that are set to the right."""
+    """The first cell of a row is its head. numbers: columns that are set to the right.
+
+    stacked: on a phone the cells of a row stand below each other, each behind its column's head.
+    """
 
     def cell(tag: str, column: int, value: object, more: str = "") -> str:
         kind = ' class="number"' if column in numbers else ""
-        return f"<{tag}{more}{kind}>{text(value)}</{tag}>"
+        head = f' data-head="{text(heads[column])}"' if stacked and tag == "td" else ""
+        return f"<{tag}{more}{kind}{head}>{text(value)}</{tag}>"
 
     top = "".join(cell("th", column, head, ' scope="col"') for column, head in enumerate(heads))
     lines = [
@@ -58,7 +66,8 @@ def table(
         for row in rows
     ]
     head = f"<thead><tr>{top}</tr></thead>" if top else ""
-    return f'<div class="scroll"><table>{head}<tbody>{"".join(lines)}</tbody></table></div>'
+    how = ' class="stacked"' if stacked else ""
+    return f'<div class="scroll"><table{how}>{head}<tbody>{"".join(lines)}</tbody></table></div>'
 
 
 def folded(title: str, *html: str) -> str:

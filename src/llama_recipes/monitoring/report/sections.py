@@ -149,7 +149,7 @@ def settings(run: RunFiles) -> str:
         if key in run.changed and _value(run.changed[key]) != setting.default_text
     ]
     heads = ["Flag", "Value", "Default", "Meaning"]
-    table_of_changed = table(changed, heads=heads) if changed else paragraph("None.")
+    table_of_changed = table(changed, heads=heads, stacked=True) if changed else paragraph("None.")
     rest = [_section_of(name, run) for name in SECTIONS]
     return section(
         "Settings that differ from the default",

@@ -75,7 +75,7 @@ svg rect:hover { fill: var(--soft); fill-opacity: .22; }
 table { border-collapse: collapse; width: 100%; font-size: .9rem; }
 th, td { text-align: left; padding: 6px 14px 6px 0; border-bottom: 1px solid var(--grid);
   vertical-align: top; overflow-wrap: anywhere; }
-th { font-weight: 550; white-space: nowrap; }
+th { font-weight: 550; white-space: nowrap; overflow-wrap: break-word; }
 td.number, th.number { text-align: right; font-variant-numeric: tabular-nums; }
 tr:last-child > * { border-bottom: 0; }
 code, pre { font: .84rem/1.5 ui-monospace, SFMono-Regular, Menlo, Consolas, monospace; }
@@ -103,7 +103,12 @@ footer { margin-top: 40px; padding-top: 14px; border-top: 1px solid var(--line);
   .figures { grid-template-columns: repeat(auto-fill, minmax(150px, 1fr)); gap: 8px; }
   .figures > div { padding: 10px 12px; } .figures .value { font-size: 1.2rem; }
   .wide .plot { height: 230px; } .chart { padding: 12px 12px 6px; }
-  .plot { grid-template-columns: 44px minmax(0, 1fr); } }
+  .plot { grid-template-columns: 44px minmax(0, 1fr); }
+  th { white-space: normal; } th, td { padding-right: 8px; }
+  .stacked thead { display: none; } .stacked :is(tr, th, td) { display: block; border: 0; }
+  .stacked tr { padding: 8px 0; border-bottom: 1px solid var(--grid); }
+  .stacked :is(th, td) { padding: 0; } .stacked th { color: var(--ink); }
+  .stacked td::before { content: attr(data-head) ": "; color: var(--soft); } }
 @media print { :root { --page: #fff; } body { font-size: 12px; }
   main { max-width: none; padding: 0; }
   .card, .chart, .figures > div, tr { break-inside: avoid; } h2 { break-after: avoid; }
