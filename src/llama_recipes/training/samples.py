@@ -6,7 +6,7 @@ Answering draws nothing and changes nothing: a run with it is the run without it
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -114,7 +114,8 @@ def _eager(model: Llama) -> AbstractContextManager[Any]:
     """Compiled layers are compiled for training: generation would make them anew."""
     if model.head_weight.device.type == "cpu":
         return nullcontext()
-    return torch.compiler.set_stance("force_eager")
+    stance: AbstractContextManager[Any] = torch.compiler.set_stance("force_eager")
+    return stance
 
 
 def ask_before(
@@ -201,7 +202,7 @@ def _save(samples: Samples, folder: Path, screen: Screen) -> None:
 
 
 def _as_json(samples: Samples) -> Mapping[str, Any]:
-    after = samples.after or [None] * len(samples.questions)
+    after: Sequence[str | None] = samples.after or [None] * len(samples.questions)
     return {
         "part": samples.part,
         "left_out": samples.left_out,

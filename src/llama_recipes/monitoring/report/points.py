@@ -20,7 +20,7 @@ def points_of(lines: Sequence[dict[str, Any]], name: str) -> list[Point]:
 
 
 def finite_or_none(value: object) -> float | None:
-    if type(value) not in (float, int) or not math.isfinite(value):
+    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
         return None
     return float(value)
 

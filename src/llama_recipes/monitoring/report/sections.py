@@ -94,7 +94,7 @@ def data(run: RunFiles) -> str:
     parts: Mapping[str, Mapping[str, Any]] = run.facts.get("data", {})
     if not parts:
         return ""
-    rows = [
+    rows: list[list[object]] = [
         ["Documents", *(number_text(part.get("documents")) for part in parts.values())],
         ["Tokens", *(number_text(part.get("tokens")) for part in parts.values())],
         ["Trained tokens", *map(_trained, parts.values())],

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 REPORT_FILE = "report.html"
 _SHARE = 0.05
 """Of the time since the last report, what making the next one may take."""
-_SHORT_SECONDS = 0.1
+_SHORT_SECONDS = 0.5
 """A report that is made so fast is always made."""
 
 Publish = Callable[[Path, bytes], None]
