@@ -173,7 +173,9 @@ def test_what_the_data_was_and_what_was_left_out(tmp_path):
 def test_answers_are_shown_or_why_not(tmp_path):
     page = text_of(page_of(run_folder(tmp_path / "a", samples=SAMPLES)))
     assert "Document 1 2 + 2 = Reference 4 Before fish After four" in page
-    assert "After: with the weights of step 3." in page
+    assert "After: with the weights of the last step, 3." in page
+    (tmp_path / "a" / "last").mkdir()
+    assert "of the last step, 3, which are in last/." in text_of(page_of(tmp_path / "a"))
     before = SAMPLES | {"after_step": None, "examples": [SAMPLES["examples"][0] | {"after": None}]}
     page = text_of(page_of(run_folder(tmp_path / "b", samples=before)))
     assert "Before fish" in page

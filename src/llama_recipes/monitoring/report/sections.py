@@ -20,7 +20,7 @@ from llama_recipes.monitoring.report.markup import (
 )
 from llama_recipes.monitoring.report.scale import number_text
 from llama_recipes.monitoring.report.summary import leftover_results, state
-from llama_recipes.monitoring.results import RESULTS_FILE
+from llama_recipes.monitoring.results import LAST, RESULTS_FILE
 from llama_recipes.monitoring.run_log import METRICS_FILE
 
 _MOST_SAMPLES = 20
@@ -60,14 +60,17 @@ def samples(run: RunFiles) -> str:
     rest = f" {more} more are in {SAMPLES_FILE}." if more else ""
     return section(
         title,
-        paragraph(_how_asked(run.samples) + rest, "soft"),
+        paragraph(_how_asked(run) + rest, "soft"),
         *(_sample(number, example) for number, example in enumerate(shown, 1)),
     )
 
 
-def _how_asked(samples: Mapping[str, Any]) -> str:
+def _how_asked(run: RunFiles) -> str:
+    samples = run.samples
     step, note = samples.get("after_step"), str(samples.get("note") or "")
-    after = "" if step is None else f" After: with the weights of step {number_text(step)}."
+    where = f", which are in {LAST}/" if LAST in run.saved else ""
+    last = f" After: with the weights of the last step, {number_text(step)}{where}."
+    after = "" if step is None else last
     return (
         f"Documents of the {samples.get('part', 'validation')} part, asked by what stands before"
         f" their answer; the likeliest tokens, at most {samples.get('max_new_tokens')}."
