@@ -22,14 +22,9 @@ from llama_recipes.model.freezing import freeze_lowest
 from llama_recipes.model.llama import Llama
 from llama_recipes.model.source import TOKENIZER_FILES, ModelSource, locate
 from llama_recipes.monitoring import announce
-from llama_recipes.monitoring.flop_counter import FlopCounter
-from llama_recipes.monitoring.instruments import Instrument, Nothing
-from llama_recipes.monitoring.matrix_rate import matrix_rate
-from llama_recipes.monitoring.profiler import Profiler
 from llama_recipes.monitoring.screen import Screen
 from llama_recipes.parallel.world import World
 from llama_recipes.quantization.select import Quantization, quantize
-from llama_recipes.training.loop import Run
 from llama_recipes.training.precision import set_precision
 from llama_recipes.training.schedule import Schedule
 from llama_recipes.training.windows import count_steps
@@ -154,24 +149,3 @@ def result_writer(
         generation_config=source.generation_config,
         world=world,
     )
-
-
-def make_instrument(run: Run, screen: Screen) -> Instrument:
-    """What the settings ask to look at the run's steps; a run that goes on is where it was."""
-    train, world = run.config, run.world
-    steps = run.schedule.total_steps - run.progress.step
-    if train.flop_counter:
-        announce.too_few_to_count(steps, train, screen)
-        return FlopCounter(
-            run.model,
-            start=train.flop_counter_start,
-            rate=None if world.rank else matrix_rate(run.device, run.model.dtype),
-            world=world,
-            screen=screen,
-            scale=lambda: run.scale.scale,
-        )
-    if train.use_profiler:
-        announce.too_few_to_profile(steps, screen)
-        folder = Path(train.profiler_dir).expanduser()
-        return Profiler(folder, rank=world.rank, device=run.device, screen=screen)
-    return Nothing()

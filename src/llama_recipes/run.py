@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from rich.console import Console
 
-from llama_recipes import ending, preflight
+from llama_recipes import ending, preflight, watching
 from llama_recipes.adapters.select import start_adapter
 from llama_recipes.checkpoint.folder import Checkpoint
 from llama_recipes.checkpoint.store import publish
@@ -27,14 +27,11 @@ from llama_recipes.monitoring.screen import Screen
 from llama_recipes.monitoring.trackers import Trackers
 from llama_recipes.monitoring.tracking import (
     check_trackers,
-    facts_of,
-    make_trackers,
     metrics_file,
 )
 from llama_recipes.parallel.join import joined
 from llama_recipes.parallel.shards import own_rows
 from llama_recipes.parts import (
-    make_instrument,
     make_loaders,
     make_schedule,
     open_documents,
@@ -55,6 +52,7 @@ from llama_recipes.training.interruption import Interruption, StopRequested
 from llama_recipes.training.loop import Run
 from llama_recipes.training.optimizers import make_optimizer
 from llama_recipes.training.resuming import checkpoint_to_resume, identity, refuse_drift
+from llama_recipes.training.samples import ask_after, ask_before
 from llama_recipes.training.selection import Selection
 from llama_recipes.training.snapshot import restore, save_optimizer
 
@@ -163,22 +161,29 @@ def _finetune(config: RunConfig, screen: Screen, interruption: Interruption) -> 
     torch.manual_seed(train.seed + world.rank)  # what dropout drops differs among processes
     metrics_bytes = checkpoint.state["metrics_bytes"] if checkpoint else None
     written_by_me = None if world.rank else folder
+    steps = schedule.total_steps
+    samples = watching.choose_samples(train, splits, tokenizer, loader, steps, world)
+    ask_before(
+        samples, model, tokenizer, written_by_me, goes_on=checkpoint is not None, screen=screen
+    )
     trackers = Trackers()
     with (
         RunLog(written_by_me, keep=metrics_bytes) as log,
         ending.finishing(trackers),
-        screen.training(schedule.total_steps),
+        screen.training(steps),
     ):
         world.lead(
             lambda: trackers.add(
-                make_trackers(
+                watching.start_trackers(
                     config,
                     folder,
+                    model,
+                    splits,
+                    screen,
+                    world,
                     metrics_filename=facts["metrics_filename"],
-                    facts=facts_of(model, splits, device=device, processes=world.size),
-                    resumed=checkpoint is not None,
-                    publish=publish,
-                    screen=screen,
+                    steps=steps,
+                    after_step=checkpoint.step if checkpoint else None,
                 )
             )
         )
@@ -213,10 +218,19 @@ def _finetune(config: RunConfig, screen: Screen, interruption: Interruption) -> 
                 layout=config.fsdp_config.checkpoint_type,
                 resumed=checkpoint,
             )
-        run.instrument = make_instrument(run, screen)
+        run.instrument = watching.make_instrument(run, screen)
         ending.train(run, written_by_me, screen, facts)
         if folder is not None and train.save_model and train.save_optimizer:
             save_optimizer(run, folder)
+        ask_after(
+            samples,
+            model,
+            tokenizer,
+            written_by_me,
+            step=run.progress.step,
+            check=interruption.check,
+            screen=screen,
+        )
 
     results = ending.results_of(run, **facts)
     ending.write_results(written_by_me, results)

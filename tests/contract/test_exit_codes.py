@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from llama_recipes import errors
-from llama_recipes.cli.main import COMMANDS, NOT_BUILT, main
+from llama_recipes.cli.main import COMMANDS, main
 from llama_recipes.errors import guard
 
 
@@ -57,14 +57,6 @@ def test_an_interrupt_is_no_bug(capsys: pytest.CaptureFixture) -> None:
 
 def test_a_body_that_ends_well_keeps_its_code() -> None:
     assert guard(lambda: 0, debug=False) == 0
-
-
-@pytest.mark.parametrize("command", NOT_BUILT)
-def test_a_command_that_is_not_built_is_refused(
-    command: str, capsys: pytest.CaptureFixture
-) -> None:
-    assert main([command, "--anything"]) == 2
-    assert "is not part of this version yet" in capsys.readouterr().err
 
 
 def test_an_unknown_command_names_the_nearest(capsys: pytest.CaptureFixture) -> None:

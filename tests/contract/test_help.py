@@ -30,6 +30,9 @@ COMMANDS = {
     "llama-recipes inspect --help": (
         "from llama_recipes.cli.main import main; sys.exit(main(['inspect', '--help']))"
     ),
+    "llama-recipes report --help": (
+        "from llama_recipes.cli.main import main; sys.exit(main(['report', '--help']))"
+    ),
     "llama-recipes quickstart --help": (
         "from llama_recipes.cli.main import main; sys.exit(main(['quickstart', '--help']))"
     ),

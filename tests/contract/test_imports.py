@@ -19,7 +19,7 @@ LAYERS = (
     {"finetuning"},
     {"run"},
     {"ending"},
-    {"preflight", "resolve", "parts"},
+    {"preflight", "resolve", "parts", "watching"},
     {"training"},
     {"export", "inference", "checkpoint"},
     {"adapters", "data", "monitoring", "parallel", "quantization"},

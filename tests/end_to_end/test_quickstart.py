@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import html
 import io
 import json
 import shlex
+from pathlib import Path
 
 import pytest
 from rich.console import Console
@@ -55,6 +57,25 @@ def test_it_shows_what_changed_and_where_everything_is(done):
         assert example["reference"].split()[0] in shown
 
 
+@pytest.mark.real_model
+@needs_model
+def test_its_last_line_is_the_report_with_what_was_measured(done, capsys):
+    folder, shown = done
+    report = Path(shown.splitlines()[-1].strip())
+    assert report == folder.resolve() / "report.html"
+    page = report.read_text(encoding="utf-8")
+    measured = json.loads((folder / "before_after.json").read_text())
+    for key in ("loss", "rouge_l"):
+        before, after = (f"{measured[when][key]:.4g}" for when in ("before", "after"))
+        arrow = '<span aria-hidden="true"> → </span>'
+        assert f'<span class="before">{before}{arrow}</span>{after}</dd>' in page
+    for example in spread(measured["examples"], 5):
+        assert html.escape(example["reference"]) in page
+        assert html.escape(example["after"]) in page
+    assert main(["report", str(folder)]) == 0
+    assert report.read_text(encoding="utf-8") == page
+
+
 def table_lines(shown):
     return [line for line in shown.splitlines() if line[:1] in "┏┡├└│┃"]
 
@@ -63,7 +84,7 @@ def table_lines(shown):
 @needs_model
 def test_the_command_that_it_shows_asks_the_result(done, capsys):
     folder, shown = done
-    program, *command = shlex.split(shown.splitlines()[-1])
+    program, *command = shlex.split(shown.splitlines()[-3])
     assert program == "llama-recipes"
     assert main([*command, "--max_new_tokens=40"]) == 0
     first = json.loads((folder / "before_after.json").read_text())["examples"][0]

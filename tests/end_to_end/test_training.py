@@ -40,6 +40,12 @@ def data(tmp_path_factory) -> list[str]:
     return [f"--train_file={train}", f"--validation_file={validation}", "--dataset=file_dataset"]
 
 
+RECORD = {
+    *("config.yaml", "metrics.jsonl", "results.json", "run.json", "samples.json", "report.html")
+}
+"""What every run leaves that has a folder."""
+
+
 class Result:
     """What a run left in its folder."""
 
@@ -89,7 +95,7 @@ def test_lora_leaves_the_files_of_the_contract(run, model, capsys):
     result = run(*LORA)
     said = capsys.readouterr().out
     assert result.files == {
-        *("config.yaml", "metrics.jsonl", "results.json"),
+        *RECORD,
         *("adapter_config.json", "adapter_model.safetensors"),
     }
     assert {path.name for path in result.folder.iterdir()} >= TOKENIZER_FILES
@@ -139,7 +145,7 @@ def test_the_adapter_loads_in_peft_and_learnt_what_the_log_says(run, model, data
 def test_a_full_run_leaves_a_model_that_transformers_loads(run):
     result = run("--lr=1e-3", "--no_mixed_precision")
     assert result.files == {
-        *("config.yaml", "metrics.jsonl", "results.json"),
+        *RECORD,
         *("config.json", "generation_config.json", "model.safetensors"),
     }
     assert result.losses()[-1] < result.losses()[0]
@@ -285,7 +291,7 @@ def test_the_best_stands_in_the_folder_and_the_last_beside_it(run, model, data):
 
 def test_without_saving_only_the_record_is_left(run):
     result = run(*LORA, "--no_save_model")
-    assert result.files == {"config.yaml", "metrics.jsonl", "results.json"}
+    assert result.files == RECORD
     assert {path.name for path in result.folder.iterdir()}.isdisjoint(TOKENIZER_FILES)
     assert result.results["avg_checkpoint_time"] is None
 

@@ -76,6 +76,12 @@ def checkpoints(outcome: Outcome) -> list[int]:
     return [int(folder.name.removeprefix("step-")) for folder in folders]
 
 
+def answered(outcome: Outcome) -> int:
+    """Documents that were, before the training and after."""
+    examples = outcome.json("samples.json")["examples"]
+    return len([one for one in examples if None not in (one["before"], one["after"])])
+
+
 def resumed(outcome: Outcome) -> str:
     return outcome.said("Going on after ").partition(",")[0]
 

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from support.seen import (
     See,
+    answered,
     batches,
     checkpoints,
     code,
@@ -257,6 +258,17 @@ TRAINING = [
         shows=({"result", "trace"}, {"result", "elsewhere"}),
     ),
 ]
+
+TRAINING.append(
+    of_train(
+        "report_samples",
+        "1",
+        answered,
+        flags="--num_epochs=100 --batching_strategy=packing --no_run_validation --lr=1e-30",
+        shows=(3, 1),
+    )
+)
+"""One step an epoch: so many that asking is little of the run."""
 
 BIASED = f"{LORA} --model_name={{biased_model}}"
 PROMPTS = "--use_peft --peft_method=llama_adapter"

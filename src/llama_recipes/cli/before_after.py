@@ -139,5 +139,35 @@ def as_json(before: Measurement, after: Measurement, functions: HeldOut) -> dict
     }
 
 
+def as_samples(
+    before: Measurement, after: Measurement, functions: HeldOut, count: int, *, step: int
+) -> dict[str, Any]:
+    """What was measured, with `count` of the answers, as a run's samples.json has it."""
+    examples: list[dict[str, str]] = as_json(before, after, functions)["examples"]
+    asked = len(functions.asked)
+    return {
+        "part": "validation",
+        "left_out": "",
+        "max_new_tokens": _ANSWER_TOKENS,
+        "after_step": step,
+        "note": "They are functions of modules that the training does not see.",
+        "figures": [
+            {
+                "name": "Loss on held-out functions",
+                "before": before.loss,
+                "after": after.loss,
+                "note": f"nats per token, of all {len(functions.all)}",
+            },
+            {
+                "name": "ROUGE-L of answers",
+                "before": before.rouge_l,
+                "after": after.rouge_l,
+                "note": f"F1, 0 to 1, of {asked} held-out functions",
+            },
+        ],
+        "examples": [examples[index] for index in spread(range(asked), count)],
+    }
+
+
 def _numbers(measured: Measurement) -> dict[str, float]:
     return {key: value for key, value in asdict(measured).items() if key != "answers"}

@@ -21,12 +21,9 @@ COMMANDS = {
     "export": ("llama_recipes.cli.export", "write a model or an adapter in another format"),
     "evaluate": ("llama_recipes.cli.evaluate", "measure a model or an adapter on a data set"),
     "inspect": ("llama_recipes.cli.inspect", "show what a run would train, before it does"),
+    "report": ("llama_recipes.cli.report", "make the report of a run anew"),
 }
 """Command → the module whose `main(argv) -> int` does it, and what it does."""
-
-NOT_BUILT = {
-    "report": "rebuilds the report of a run",
-}
 
 
 def run() -> None:
@@ -47,12 +44,8 @@ def main(argv: Sequence[str]) -> int:
 
 
 def _dispatch(name: str, rest: list[str]) -> int:
-    if name in NOT_BUILT:
-        raise ConfigError(
-            f"llama-recipes {name} {NOT_BUILT[name]}; it is not part of this version yet."
-        )
     if name not in COMMANDS:
-        near = get_close_matches(name, [*COMMANDS, *NOT_BUILT], n=1)
+        near = get_close_matches(name, list(COMMANDS), n=1)
         hint = f"Did you mean {near[0]}?" if near else f"Choose from {', '.join(COMMANDS)}."
         raise ConfigError(f"llama-recipes has no command {name!r}. {hint}")
     module, _ = COMMANDS[name]

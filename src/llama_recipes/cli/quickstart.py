@@ -77,7 +77,8 @@ def training_flags(folder: Path, steps: int) -> list[str]:
         "--context_length=512",
         "--num_epochs=1",
         f"--max_train_step={steps}",
-        "--run_validation=False",  # the quickstart measures before and after by itself
+        "--run_validation=False",  # the quickstart measures before and after by itself,
+        "--report_samples=0",  # and puts the answers into the report
         f"--output_dir={folder}",
     ]
 
@@ -98,6 +99,8 @@ def quickstart(
     from llama_recipes.configs.flags import parse
     from llama_recipes.inference.answers import spread
     from llama_recipes.inference.metrics import check_rouge
+    from llama_recipes.monitoring.report.files import SAMPLES_FILE
+    from llama_recipes.monitoring.report.tracker import write_report
     from llama_recipes.monitoring.screen import Screen, duration
     from llama_recipes.run import finetune
 
@@ -129,6 +132,9 @@ def quickstart(
     after = shown.measure(_load(str(folder)), held_out)
     result = json.dumps(shown.as_json(before, after, held_out), indent=2) + "\n"
     publish(folder / MEASUREMENTS_FILE, result.encode())
+    samples = shown.as_samples(before, after, held_out, EXAMPLES, step=steps)
+    publish(folder / SAMPLES_FILE, (json.dumps(samples, indent=2) + "\n").encode())
+    report = write_report(folder, publish)
     example = spread(held_out.prompts, EXAMPLES)[0]
     publish(folder / EXAMPLE_FILE, f"{example}\n".encode())
 
@@ -143,6 +149,8 @@ def quickstart(
     command = ["chat", str(folder), "--prompt_file", str(folder / EXAMPLE_FILE)]
     screen.line("Ask the result yourself (the prompt is written as in training):")
     screen.line(f"  {shlex.join([_program(), *command])}")
+    screen.line("Curves, answers, settings and what to do next, to open in a browser:")
+    screen.line(f"  {report.resolve()}")
     return folder
 
 

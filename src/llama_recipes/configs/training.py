@@ -188,6 +188,15 @@ class TrainConfig(Section):
     use_tensorboard: bool = Field(
         default=False, description="Write TensorBoard's event files to output_dir/tensorboard"
     )
+    report_samples: int = Field(
+        default=3,
+        ge=0,
+        le=50,
+        description="Documents, of the validation part where there is one, answered before the "
+        "first step and after the last, for the report; 0: none. Left out where that would take "
+        "more than 5% of the tokens that the run trains on, and on several processes. Three take "
+        "SmolLM2-135M 10 seconds of one processor core each time",
+    )
     save_metrics: bool = Field(
         default=False,
         description="Write loss and perplexity to metrics_data_*.json and four plots: train_step "

@@ -10,8 +10,9 @@ from pathlib import Path
 from typing import Any
 
 from llama_recipes.monitoring.curves import curves
+from llama_recipes.monitoring.packages import require
 from llama_recipes.monitoring.plots import draw
-from llama_recipes.monitoring.run_log import finite
+from llama_recipes.monitoring.run_log import finite, read_metrics
 
 Publish = Callable[[Path, bytes], None]
 """Replaces the content of a file atomically."""
@@ -24,6 +25,13 @@ def metrics_path(folder: Path, rank: int | None, now: datetime) -> Path:
     """
     there = sorted(folder.glob("metrics_data_*.json"))
     return there[-1] if there else folder / f"metrics_data_{rank}-{now:%Y-%m-%d_%H-%M-%S}.json"
+
+
+def rebuild(folder: Path, publish: Publish) -> None:
+    """Write a run's file of losses and its plots anew, if any. Raises OSError, ConfigError."""
+    for path in sorted(folder.glob("metrics_data_*.json")):
+        require("matplotlib", why="The plots of --save_metrics are drawn with")
+        MetricsFile(path, earlier=read_metrics(folder), publish=publish).finish({})
 
 
 def eight_lists(records: Sequence[Mapping[str, Any]]) -> dict[str, list[float | None]]:

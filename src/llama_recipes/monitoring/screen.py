@@ -21,10 +21,14 @@ _SECONDS_BETWEEN_LINES = 5.0
 
 
 class Screen:
-    """Lines and progress on `console`; one that is not a terminal gets no control characters."""
+    """Lines and progress on `console`; one that is not a terminal gets no control characters.
+
+    warnings: all that were given, in their order.
+    """
 
     def __init__(self, console: Console | None = None) -> None:
         self.console = console or Console(highlight=False)
+        self.warnings: list[str] = []
         self._progress: Progress | None = None
         self._task = TaskID(0)
         self._total_steps = 0
@@ -34,6 +38,7 @@ class Screen:
         self._print(text)
 
     def warn(self, text: str) -> None:
+        self.warnings.append(text)
         self._print(f"Warning: {text}", style="yellow")
 
     def _print(self, text: str, style: str | None = None) -> None:

@@ -7,13 +7,8 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from llama_recipes.configs.document import to_yaml
 from llama_recipes.configs.run import RunConfig
-from llama_recipes.data.splits import Splits
-from llama_recipes.model.llama import Llama
-from llama_recipes.model.weights import count_parameters
 from llama_recipes.monitoring.metrics_file import MetricsFile, Publish, metrics_path
 from llama_recipes.monitoring.packages import require
 from llama_recipes.monitoring.run_log import read_metrics
@@ -43,22 +38,6 @@ def metrics_file(config: RunConfig, folder: Path | None) -> str | None:
     return str(metrics_path(folder, rank, datetime.now()))
 
 
-def facts_of(
-    model: Llama, splits: Splits, *, device: torch.device, processes: int
-) -> dict[str, Any]:
-    """What a tracker shows of model and data beside the settings; tokens count no padding."""
-    validation = splits.validation
-    return {
-        "parameters": count_parameters(model),
-        "trained_parameters": sum(p.numel() for p in model.parameters() if p.requires_grad),
-        "training_documents": len(splits.train),
-        "training_tokens": int(splits.train.lengths.sum()),
-        "validation_documents": 0 if validation is None else len(validation),
-        "device": device.type,
-        "processes": processes,
-    }
-
-
 def make_trackers(
     config: RunConfig,
     folder: Path | None,
@@ -84,7 +63,7 @@ def make_trackers(
             TensorBoard(
                 folder / FOLDER,
                 settings=to_yaml(config),
-                hparams={**_asked(config), **facts},
+                hparams={**_asked(config), **_figures(facts)},
                 earlier=earlier,
             )
         )
@@ -102,6 +81,17 @@ def make_trackers(
             )
         )
     return trackers
+
+
+def _figures(facts: Mapping[str, Any]) -> dict[str, Any]:
+    """What has a single value, lists left out: `data.training.documents`."""
+    found: dict[str, Any] = {}
+    for name, value in facts.items():
+        if isinstance(value, Mapping):
+            found |= {f"{name}.{inner}": figure for inner, figure in _figures(value).items()}
+        elif isinstance(value, bool | int | float | str):
+            found[name] = value
+    return found
 
 
 def _asked(config: RunConfig) -> dict[str, Any]:

@@ -54,7 +54,8 @@ class FrozenOutputs:
         attention: AttentionFn,
         rows: Tensor | None = None,
     ) -> Tensor:
-        assert isinstance(attention, DocumentAttention)
+        if not isinstance(attention, DocumentAttention):  # an answer, of which nothing is kept
+            return Llama.forward(self.model, tokens, positions, attention, rows)
         x = self._lower(tokens, attention.lengths)
         return self.model.upper(x, positions, attention, rows, start=self.layers)
 

@@ -1,0 +1,159 @@
+"""What a run left in its folder, read back: all that its report is made of."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from llama_recipes.configs.document import load
+from llama_recipes.configs.settings import SETTINGS
+from llama_recipes.errors import CheckpointError, ConfigError
+from llama_recipes.monitoring.results import LAST, RESULTS_FILE
+from llama_recipes.monitoring.run_log import METRICS_FILE
+
+CONFIG_FILE = "config.yaml"
+RUN_FILE = "run.json"
+"""When and where a run ran, and on what data (see `monitoring.run_facts`)."""
+SAMPLES_FILE = "samples.json"
+"""Answers before and after the training (see `training.samples`)."""
+
+
+@dataclass(frozen=True)
+class RunFiles:
+    """A run as its files tell it; what is not there is empty.
+
+    folder: absolute. changed: the settings that differ from their default, by `section.name`.
+    steps, evaluations: the lines of metrics.jsonl. cut_lines: lines at its end that a kill left
+    unfinished, 0 or 1. adapter: adapter_config.json. saved: which of the result, `last` and
+    `checkpoints` are there.
+    """
+
+    folder: Path
+    changed: Mapping[str, object]
+    steps: list[dict[str, Any]]
+    evaluations: list[dict[str, Any]]
+    cut_lines: int
+    results: Mapping[str, Any]
+    facts: Mapping[str, Any]
+    samples: Mapping[str, Any]
+    adapter: Mapping[str, Any]
+    saved: frozenset[str]
+
+    def setting(self, key: str) -> Any:
+        """The value of a setting named as `train_config.lr`."""
+        return self.changed.get(key, SETTINGS[key].default)
+
+
+def read_run(folder: Path) -> RunFiles:
+    """Read the files of a run. Raises ConfigError where there is none, CheckpointError for damage.
+
+    Every file but config.yaml may be missing: a run that just began has few.
+    """
+    folder = folder.expanduser().absolute()
+    if not folder.is_dir():
+        raise ConfigError(
+            f"{folder} is no folder. Name the one that a run wrote: its --output_dir."
+        )
+    if not (folder / CONFIG_FILE).is_file():
+        raise ConfigError(
+            f"{folder} holds no {CONFIG_FILE}, so no run wrote it. Name the folder that was the"
+            " --output_dir of a run."
+        )
+    try:
+        lines, cut_lines = _metrics(folder / METRICS_FILE)
+        return RunFiles(
+            folder=folder.resolve(),
+            changed=_settings(folder / CONFIG_FILE),
+            steps=[line for line in lines if "loss" in line],
+            evaluations=[line for line in lines if "eval_loss" in line],
+            cut_lines=cut_lines,
+            results=_json(folder / RESULTS_FILE),
+            facts=_with_objects(folder / RUN_FILE, lists=("started",), mappings=("data",)),
+            samples=_with_objects(folder / SAMPLES_FILE, lists=("figures", "examples")),
+            adapter=_json(folder / "adapter_config.json"),
+            saved=frozenset(_saved(folder)),
+        )
+    except OSError as error:
+        raise ConfigError(
+            f"{error.filename or folder} cannot be read: {error.strerror or error}. Check its"
+            " permissions."
+        ) from error
+
+
+def _saved(folder: Path) -> list[str]:
+    places = {
+        "adapter": "adapter_config.json",
+        "model": "config.json",
+        LAST: LAST,
+        "checkpoints": "checkpoints",
+    }
+    return [name for name, place in places.items() if (folder / place).exists()]
+
+
+def _settings(path: Path) -> dict[str, object]:
+    problems: list[str] = []
+    found = load(path, problems)
+    if problems or found is None:
+        raise CheckpointError(
+            f"{path} is damaged: {problems[0].removeprefix(str(path)).lstrip(':, ')} Mend it, or"
+            " print it anew with the flags of the run and --print_config."
+        )
+    return found
+
+
+def _json(path: Path) -> dict[str, Any]:
+    if not path.is_file():
+        return {}
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise CheckpointError(_damaged(path, f"it is not valid JSON ({error})")) from error
+    if not isinstance(content, dict):
+        raise CheckpointError(_damaged(path, "it holds no JSON object"))
+    return content
+
+
+def _with_objects(
+    path: Path, *, lists: Sequence[str] = (), mappings: Sequence[str] = ()
+) -> dict[str, Any]:
+    """A file in which these names, where they are there, hold objects in a list or by names."""
+    content = _json(path)
+    for names, kind in ((lists, list), (mappings, dict)):
+        for name in names:
+            held = content.get(name, kind())
+            inner = held.values() if isinstance(held, dict) else held
+            if not isinstance(held, kind) or not all(isinstance(each, dict) for each in inner):
+                raise CheckpointError(_damaged(path, f"{name} is not what a run writes"))
+    return content
+
+
+def _metrics(path: Path) -> tuple[list[dict[str, Any]], int]:
+    """The lines, and how many at the end are unfinished: a kill may leave one."""
+    if not path.is_file():
+        return [], 0
+    try:
+        texts = path.read_text(encoding="utf-8").split("\n")
+    except UnicodeDecodeError as error:
+        raise CheckpointError(_damaged(path, f"it is not UTF-8 ({error})")) from error
+    last = texts.pop()  # empty where the last line is whole
+    lines = []
+    for number, text in enumerate(texts, 1):
+        try:
+            line = json.loads(text)
+        except ValueError:
+            line = None
+        if not _is_metrics(line):
+            raise CheckpointError(_damaged(path, f"line {number} is no line of metrics"))
+        lines.append(line)
+    return lines, int(bool(last))
+
+
+def _is_metrics(line: object) -> bool:
+    return isinstance(line, dict) and type(line.get("step")) is int
+
+
+def _damaged(path: Path, why: str) -> str:
+    return f"{path} is damaged: {why}. Remove it to have a report without what it says."

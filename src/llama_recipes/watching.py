@@ -1,0 +1,111 @@
+"""What watches a run without changing it: trackers, its report, instruments, answers to compare."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from llama_recipes.checkpoint.store import publish
+from llama_recipes.configs.run import RunConfig
+from llama_recipes.configs.training import TrainConfig
+from llama_recipes.data.loader import Loader
+from llama_recipes.data.splits import Splits
+from llama_recipes.data.tokenizer import Tokenizer
+from llama_recipes.model.llama import Llama
+from llama_recipes.monitoring import announce
+from llama_recipes.monitoring.flop_counter import FlopCounter
+from llama_recipes.monitoring.instruments import Instrument, Nothing
+from llama_recipes.monitoring.matrix_rate import matrix_rate
+from llama_recipes.monitoring.profiler import Profiler
+from llama_recipes.monitoring.report.files import RUN_FILE
+from llama_recipes.monitoring.report.tracker import RunReport
+from llama_recipes.monitoring.run_facts import run_facts, starts
+from llama_recipes.monitoring.screen import Screen
+from llama_recipes.monitoring.trackers import Tracker
+from llama_recipes.monitoring.tracking import make_trackers
+from llama_recipes.parallel.world import World
+from llama_recipes.training.loop import Run
+from llama_recipes.training.samples import Samples, choose, trained_tokens
+
+
+def choose_samples(
+    train: TrainConfig,
+    splits: Splits,
+    tokenizer: Tokenizer,
+    loader: Loader,
+    steps: int,
+    world: World,
+) -> Samples | None:
+    """What is asked before and after; None where nothing shall be."""
+    if not train.report_samples:
+        return None
+    steps_an_epoch = len(loader.plan(0)) / train.gradient_accumulation_steps
+    return choose(
+        splits,
+        tokenizer,
+        count=train.report_samples,
+        context_length=train.context_length,
+        trained_tokens=trained_tokens(splits.train, steps=steps, steps_an_epoch=steps_an_epoch),
+        processes=world.size,
+    )
+
+
+def start_trackers(
+    config: RunConfig,
+    folder: Path | None,
+    model: Llama,
+    splits: Splits,
+    screen: Screen,
+    world: World,
+    *,
+    metrics_filename: str | None,
+    steps: int,
+    after_step: int | None,
+) -> list[Tracker]:
+    """Those that the settings ask for, and the report of every run that has a folder.
+
+    For the process that writes. steps: of the whole run. after_step: as for `starts`. Raises
+    ConfigError.
+    """
+    facts = run_facts(
+        model,
+        splits,
+        device=world.device,
+        processes=world.size,
+        total_steps=steps,
+        started=starts(folder and folder / RUN_FILE, after_step=after_step),
+    )
+    trackers = make_trackers(
+        config,
+        folder,
+        metrics_filename=metrics_filename,
+        facts=facts,
+        resumed=after_step is not None,
+        publish=publish,
+        screen=screen,
+    )
+    if folder is None:
+        return trackers
+    report = RunReport(folder, facts, screen, publish)
+    report.update()
+    return [*trackers, report]  # the last: it shows what the others left
+
+
+def make_instrument(run: Run, screen: Screen) -> Instrument:
+    """What the settings ask to look at the run's steps; a run that goes on is where it was."""
+    train, world = run.config, run.world
+    steps = run.schedule.total_steps - run.progress.step
+    if train.flop_counter:
+        announce.too_few_to_count(steps, train, screen)
+        return FlopCounter(
+            run.model,
+            start=train.flop_counter_start,
+            rate=None if world.rank else matrix_rate(run.device, run.model.dtype),
+            world=world,
+            screen=screen,
+            scale=lambda: run.scale.scale,
+        )
+    if train.use_profiler:
+        announce.too_few_to_profile(steps, screen)
+        folder = Path(train.profiler_dir).expanduser()
+        return Profiler(folder, rank=world.rank, device=run.device, screen=screen)
+    return Nothing()
