@@ -17,6 +17,7 @@ import yaml
 from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
+from llama_recipes import run as running
 from llama_recipes import watching
 from llama_recipes.cli.main import main as command
 from llama_recipes.finetuning import main

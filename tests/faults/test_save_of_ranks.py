@@ -97,13 +97,14 @@ def check_whole(root: Path, *steps: int) -> None:
 @pytest.mark.parametrize("call", CALLS)
 @pytest.mark.parametrize("rank", [0, 1])
 def test_one_of_two_is_killed_at_any_call(rank, call, tmp_path):
+    saved(tmp_path / "first", 1)
     numbers = calls_of_the_save(tmp_path, rank, call)
     if rank == 1 and call in ("rename", "mkdir", "unlinkat"):
         assert not numbers  # these are for the process of rank 0
         return
     for number in numbers:
         root = tmp_path / f"{number}"
-        saved(root, 1)
+        shutil.copytree(tmp_path / "first", root)
         done = saved(root, 2, rank, "-e", f"inject={call}:signal=SIGKILL:when={number}")
         assert done[rank][0] != 0
         check_whole(root, 1, 2)
