@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -10,13 +11,15 @@ from typing import Any, NoReturn
 
 from llama_recipes import preflight
 from llama_recipes.checkpoint.store import publish
-from llama_recipes.errors import ConfigError, Interrupted, NonFiniteError
+from llama_recipes.errors import CheckpointError, ConfigError, Interrupted, NonFiniteError
 from llama_recipes.monitoring.memory import memory_peaks, ran_out
 from llama_recipes.monitoring.results import RESULTS_FILE, STOPPED_BY, summarise
 from llama_recipes.monitoring.screen import Screen
 from llama_recipes.monitoring.trackers import Trackers
 from llama_recipes.training.interruption import StopRequested
 from llama_recipes.training.loop import Run
+
+_FULL = (errno.ENOSPC, errno.EDQUOT)
 
 
 @contextmanager
@@ -57,6 +60,11 @@ def _end_early(run: Run, error: BaseException, folder: Path | None, screen: Scre
         _leave(run, error.name)
     if run.selection.saved_step is not None:
         screen.line(f"The weights after step {run.selection.saved_step} are saved in {folder}")
+    if isinstance(error, OSError) and error.errno in _FULL:
+        raise CheckpointError(
+            f"{error.filename or folder} could not be written: {error.strerror}. What was saved"
+            " before is intact: make room, and go on with --resume auto."
+        ) from error
     if ran_out(error):
         raise ConfigError(f"The memory ran out: {error} {preflight.SAVE_MEMORY}") from error
     raise error

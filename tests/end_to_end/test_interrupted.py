@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import errno
 import json
 
 import pytest
 import torch
 
 from llama_recipes.finetuning import main
+from llama_recipes.monitoring.run_log import RunLog
 from llama_recipes.training import loop
 from support.tiny_folder import jsonl, sums, tiny_folder
 
@@ -70,6 +72,25 @@ def test_a_device_without_memory_is_no_bug_of_ours(
     assert main(flags) == 2
     assert said in capsys.readouterr().err
     assert (tmp_path / "result" / "adapter_model.safetensors").exists()
+
+
+def test_a_disk_that_is_full_in_mid_run_is_no_bug_of_ours(flags, tmp_path, monkeypatch, capsys):
+    write, lines = RunLog.write, []
+
+    def full(self, record):
+        lines.append(record)
+        if len(lines) > 1:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        write(self, record)
+
+    monkeypatch.setattr(RunLog, "write", full)
+    assert main([*flags, "--checkpoint_every=1"]) == 4
+    said = capsys.readouterr().err
+    assert "could not be written: No space left on device. What was saved before is intact" in said
+    assert "Traceback" not in said
+    monkeypatch.setattr(RunLog, "write", write)
+    assert main([*flags, "--checkpoint_every=1", "--resume=auto"]) == 0
+    assert "Going on after step 1" in capsys.readouterr().out
 
 
 def test_a_run_that_was_killed_before_it_saved_can_be_started_again(flags, tmp_path):
