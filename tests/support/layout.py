@@ -13,6 +13,7 @@ from pathlib import Path
 from contract.test_imports import LAYERS
 from support.imports import MODULES, ROOT, own
 from support.pages import ROOT as REPOSITORY
+from support.pages import with_part
 
 PAGE = REPOSITORY / "docs" / "architecture.md"
 ORDER = [name for layer in LAYERS for name in sorted(layer)]
@@ -96,13 +97,8 @@ def sentence(path: Path) -> str:
 
 
 def filled(page: str) -> str:
-    """The page with what stands between its markers made anew."""
-    for name, made in (("drawing", drawing()), ("files", listing())):
-        begin, end = f"<!-- {name} -->", f"<!-- /{name} -->"
-        before, found, rest = page.partition(begin)
-        assert found and end in rest, f"{begin} ... {end} is missing"
-        page = f"{before}{begin}\n\n{made}\n\n{end}{rest.partition(end)[2]}"
-    return page
+    """The page with its drawing and its lists made anew."""
+    return with_part(with_part(page, "drawing", drawing()), "files", listing())
 
 
 def _place(name: str) -> int:

@@ -102,3 +102,11 @@ def anchors(text: str) -> set[str]:
             number += 1
         found.add(name)
     return found
+
+
+def with_part(page: str, name: str, made: str) -> str:
+    """A page with what stands between `<!-- name -->` and `<!-- /name -->` made anew."""
+    begin, end = f"<!-- {name} -->", f"<!-- /{name} -->"
+    before, found, rest = page.partition(begin)
+    assert found and end in rest, f"{begin} ... {end} is missing"
+    return f"{before}{begin}\n\n{made}\n\n{end}{rest.partition(end)[2]}"
