@@ -10,7 +10,6 @@ checked of each instead. A command that is none of these fails.
 from __future__ import annotations
 
 import io
-import os
 import re
 import shlex
 import subprocess
@@ -330,7 +329,7 @@ def test_commands_are_found_as_a_shell_would():
         ((".venv/bin/z",), ""),
     ]
     assert split(("A=1", ".venv/bin/python", "-m", "m", "x")) == ("python -m m", ["x"])
-    with pytest.raises(ValueError, match="'|'"):
+    with pytest.raises(ValueError, match=r"'\|'"):
         list(commands(Block(ROOT / "README.md", 1, "bash", (), "a | b\n", "")))
     page = "text\n```bash gpu\nx\n```\nmore\n```json\n1\n```\n"
     assert [(b.language, b.marks, b.line, b.before) for b in blocks(ROOT / "README.md", page)] == [
@@ -342,6 +341,9 @@ def test_commands_are_found_as_a_shell_would():
 def test_a_wrong_command_is_noticed(tmp_path, package):
     furnish(tmp_path)
     block = Block(ROOT / "README.md", 1, "bash", (), "", "")
-    with at_work(tmp_path, package), pytest.raises(AssertionError, match="--batch_size is no setting"):
+    with (
+        at_work(tmp_path, package),
+        pytest.raises(AssertionError, match="--batch_size is no setting"),
+    ):
         run(Command(block, ("python", "-m", "llama_recipes.finetuning", "--batch_size", "2")))
-    assert os.getcwd() != str(tmp_path)
+    assert Path.cwd() != tmp_path

@@ -1,4 +1,4 @@
-"""The worked data set of recipes/finetuning/datasets: what it labels, what it blanks, a run with it."""
+"""The worked data set in recipes/finetuning: what it labels, what it blanks, a run with it."""
 
 from __future__ import annotations
 

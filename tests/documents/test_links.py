@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from support.pages import PAGES, ROOT, anchors, blocks, commands, links
+from support.pages import PAGES, ROOT, anchors, blocks, links
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))

@@ -46,9 +46,7 @@ def reduced(arrows: Mapping[str, set[str]]) -> dict[str, set[str]]:
     """Without the arrows that others together make: who imports a also imports what a does."""
     return {
         name: {
-            end
-            for end in ends
-            if not any(end in reached(other, arrows) for other in ends - {end})
+            end for end in ends if not any(end in reached(other, arrows) for other in ends - {end})
         }
         for name, ends in arrows.items()
     }

@@ -27,14 +27,14 @@ from support.tiny_tokenizers import byte_level_gguf
 def chats(count: int) -> list[dict]:
     """Chats whose answers end as the documents' --answer_pattern looks for."""
     return [
-        {
-            "messages": [
-                {"role": "user", "content": row["prompt"]},
-                {"role": "assistant", "content": f"It is{row['completion']}. ####{row['completion']}"},
-            ]
-        }
+        chat(row["prompt"], f"It is{row['completion']}. ####{row['completion']}")
         for row in sums(count)
-    ]  # fmt: skip
+    ]
+
+
+def chat(question: str, answer: str) -> dict:
+    messages = (("user", question), ("assistant", answer))
+    return {"messages": [{"role": role, "content": content} for role, content in messages]}
 
 
 def make_package(folder: Path) -> Path:

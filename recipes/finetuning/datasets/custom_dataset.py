@@ -65,7 +65,9 @@ def make_sample(messages: Sequence[dict[str, Any]], tokenizer: Any) -> dict[str,
         asked = _render(messages[:place], tokenizer, begins_answer=True)
         answered = _render(messages[: place + 1], tokenizer)
         if not (asked.startswith(written) and answered.startswith(asked)):
-            raise ValueError("the chat template rewrites earlier messages once a later one is there")
+            raise ValueError(
+                "the chat template rewrites earlier messages once a later one is there"
+            )
         # Templates put a line break behind the end of a turn, which is no part of the answer.
         answer = answered[len(asked) :].rstrip()
         # The borders of what is learnt are those of the texts: they are never searched for in ids.
