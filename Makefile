@@ -33,9 +33,12 @@ format: .venv/dev
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-## The table of settings, from their declarations
+## What the documents take from the code: tables of settings, the layout, figures
 docs: .venv/dev
 	$(BIN)/python -m llama_recipes.configs.table > docs/settings.md
+	$(BIN)/python -m llama_recipes.configs.table recipes/finetuning/README.md recipes/finetuning/datasets/README.md
+	PYTHONPATH=tests $(BIN)/python -m support.layout
+	PYTHONPATH=tests $(BIN)/python -m support.arithmetic
 
 ## The golden loss curve, after a change that is meant to move it
 golden: .venv/dev

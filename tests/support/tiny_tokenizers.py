@@ -9,6 +9,7 @@ from pathlib import Path
 
 from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
 
+from llama_recipes.model.llama import Llama
 from support.tiny import tiny_llama
 from support.tiny_gguf import write_gguf
 
@@ -89,7 +90,10 @@ def parts(tokenizer: Tokenizer) -> tuple[list[str], list[list[str]]]:
     return sorted(model["vocab"], key=model["vocab"].get), model["merges"]
 
 
-def byte_level_gguf(path: Path, pre: str = "gpt-2", **changes) -> Path:
+def byte_level_gguf(
+    path: Path, pre: str = "gpt-2", *, model: Llama | None = None, **changes
+) -> Path:
+    """model: what the file holds beside the tokenizer; None: one that does not fit to it."""
     tokens, merges = parts(byte_level(pre))
     metadata = {
         "tokenizer.ggml.model": "gpt2",
@@ -101,7 +105,7 @@ def byte_level_gguf(path: Path, pre: str = "gpt-2", **changes) -> Path:
         "tokenizer.ggml.eos_token_id": 1,
         **{f"tokenizer.{key}": value for key, value in changes.items()},
     }
-    write_gguf(path, tiny_llama(), metadata=metadata)
+    write_gguf(path, model or tiny_llama(), metadata=metadata)
     return path
 
 

@@ -1,0 +1,349 @@
+"""Every command in every document: run as it stands, or marked, and then at least read.
+
+A shell block is marked behind its fence where it cannot run here: ```bash gpu, hosts (several of
+them) or long. The text says so as well. Unmarked commands of this project run word for word in a
+folder where small things stand in for large ones (support/workplace.py); those of a marked block
+are read by the parser that would read them. Other programs' commands are in OTHERS, with what is
+checked of each instead. A command that is none of these fails.
+"""
+
+from __future__ import annotations
+
+import io
+import re
+import shlex
+import subprocess
+import sys
+import tomllib
+from collections.abc import Callable, Sequence
+from contextlib import redirect_stderr, redirect_stdout
+from pathlib import Path
+
+import pytest
+from torch.distributed.run import get_args_parser
+
+from benchmarks import __main__ as benchmarks
+from llama_recipes import finetuning
+from llama_recipes.cli import main as cli
+from llama_recipes.cli.flags import read_flags
+from llama_recipes.cli.quickstart import QuickstartFlags
+from llama_recipes.configs import not_built, table
+from llama_recipes.configs.flags import parse
+from support.pages import PAGES, ROOT, Block, Command, blocks, commands
+from support.workplace import at_work, furnish, make_package
+
+MARKS = {"gpu": r"GPU", "hosts": r"\bhosts\b", "long": r"\bminutes\b|\bhours\b"}
+"""Mark → what the block, or the text before it, says to who reads it."""
+
+NOT_YET = {
+    "llama-recipes inspect",
+    "llama-recipes report",
+    "--use_wandb",
+    "--use_tensorboard",
+    "--save_metrics",
+    "--flop_counter",
+    "--use_profiler",
+}
+"""Commands and flags that the documents have and this version has not: gone once it has them."""
+
+PROVEN = {
+    "make quickstart": "tests/end_to_end/test_quickstart.py",
+    "make test": ".ci/run",
+    "make lint": ".ci/run",
+    "make test-faults": "tests/faults/test_kill.py",
+    "make bench": "tests/unit/test_benchmarks.py",
+    "make golden": "tests/golden/test_golden.py",
+    "make docs": "tests/documents/test_tables.py",
+    "make format": "Makefile",
+    "llama-recipes quickstart": "tests/end_to_end/test_quickstart.py",
+    "python -m benchmarks --help": "tests/unit/test_benchmarks.py",
+    "python -m benchmarks --quick": "tests/unit/test_benchmarks.py",
+    "python -m benchmarks --only lora": "tests/unit/test_benchmarks.py",
+}
+"""What takes long, or would run these tests within themselves, and the file that runs it or its
+parts."""
+
+TORCHRUN_SECONDS = 240
+
+SHELLS = {"bash", "sh", "console", "shell"}
+EVERY = [
+    command
+    for page in PAGES
+    for block in blocks(page)
+    if block.language in SHELLS
+    for command in commands(block)
+]
+
+
+def split(words: Sequence[str]) -> tuple[str, list[str]]:
+    """The program, `python -m MODULE` being one, and its arguments.
+
+    Variables set for it and the folder of .venv are left away.
+    """
+    rest = list(words)
+    while re.fullmatch(r"[A-Z_]+=.*", rest[0]):
+        rest.pop(0)
+    program = rest.pop(0).removeprefix(".venv/bin/")
+    if program in ("python", "python3") and rest[:1] == ["-m"]:
+        return f"{program} -m {rest[1]}", rest[2:]
+    return program, rest
+
+
+def after_module(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
+    """torchrun's own arguments, and those of the module that it starts."""
+    at = list(arguments).index("-m")
+    assert arguments[at + 1] == "llama_recipes.finetuning"
+    return list(arguments[: at + 2]), list(arguments[at + 2 :])
+
+
+def torchrun(arguments: Sequence[str]) -> int:
+    command = [sys.executable, "-m", "torch.distributed.run", *arguments]
+    done = subprocess.run(
+        command, capture_output=True, text=True, timeout=TORCHRUN_SECONDS, check=False
+    )
+    print(done.stdout, done.stderr)
+    return done.returncode
+
+
+def table_main(arguments: Sequence[str]) -> int:
+    table.main(arguments)
+    return 0
+
+
+RUNS: dict[str, Callable[[list[str]], int]] = {
+    "python -m llama_recipes.finetuning": finetuning.main,
+    "python -m llama_recipes.configs.table": table_main,
+    "llama-recipes": cli.main,
+    "torchrun": torchrun,
+}
+"""How an unmarked command is run: in this process where that is possible, for the sake of time."""
+
+
+def read_training(arguments: Sequence[str]) -> None:
+    parse(arguments, prog="train")
+
+
+def read_torchrun(arguments: Sequence[str]) -> None:
+    own, flags = after_module(arguments)
+    get_args_parser().parse_args(own)
+    assert "--enable_fsdp" in flags
+    read_training(flags)
+
+
+def read_sbatch(arguments: Sequence[str]) -> None:
+    script, *flags = arguments
+    assert '--enable_fsdp --resume auto "$@"' in (ROOT / script).read_text()
+    read_training(["--enable_fsdp", "--resume=auto", *flags])
+
+
+def read_command(arguments: Sequence[str]) -> None:
+    name, *flags = arguments
+    assert name == "quickstart", "only what takes minutes is marked long"
+    read_flags(flags, QuickstartFlags, prog=name)
+
+
+READS: dict[str, Callable[[list[str]], object]] = {
+    "python -m llama_recipes.finetuning": read_training,
+    "torchrun": read_torchrun,
+    "sbatch": read_sbatch,
+    "llama-recipes": read_command,
+    "python -m benchmarks": benchmarks._arguments().parse_args,
+}
+"""How a marked command is read: raises for what the program itself would refuse."""
+
+
+def targets() -> set[str]:
+    return set(re.findall(r"^([\w-]+):", (ROOT / "Makefile").read_text(), flags=re.MULTILINE))
+
+
+def check_make(arguments: Sequence[str]) -> None:
+    assert set(arguments) <= targets()
+    assert f"make {' '.join(arguments)}" in PROVEN
+
+
+def check_pip(arguments: Sequence[str]) -> None:
+    extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    for word in arguments:
+        if found := re.fullmatch(r"\.\[(.+)\]", word):
+            assert set(found[1].split(",")) <= extras["optional-dependencies"].keys()
+        assert not word.endswith(".txt") or (ROOT / word).is_file()
+
+
+def check_pytest(arguments: Sequence[str]) -> None:
+    for word in arguments:
+        if word.startswith("tests"):
+            path, _, name = word.partition("::")
+            assert (ROOT / path).exists(), word
+            assert not name or f"def {name}(" in (ROOT / path).read_text(), word
+
+
+def nothing(arguments: Sequence[str]) -> None:
+    """There is nothing of ours in it."""
+
+
+OTHERS: dict[str, tuple[Callable[[list[str]], None], str]] = {
+    "make": (check_make, "its target is there, and PROVEN says what runs it"),
+    "pip": (check_pip, "installs, which tests never do; the extras and files are there"),
+    "pytest": (check_pytest, "would be these tests in themselves; the paths are there"),
+    "ruff": (nothing, "make lint, which the check of every change runs"),
+    "mypy": (nothing, "make lint, which the check of every change runs"),
+    "python3 -m venv": (nothing, "makes what the tests run in"),
+    "tensorboard": (nothing, "serves until it is stopped"),
+    "git": (nothing, "changes the repository that the tests are in"),
+    "pre-commit": (nothing, "changes the repository; test_contributing.py holds its hooks"),
+}
+"""Programs that are not run here: what is checked instead, and why."""
+
+
+def is_not_yet(command: Command) -> bool:
+    program, arguments = split(command.words)
+    named = {f"{program} {arguments[0]}" if arguments else program, *arguments}
+    return bool(named & NOT_YET)
+
+
+def line_of(command: Command) -> str:
+    program, arguments = split(command.words)
+    return shlex.join([*program.split(), *arguments])
+
+
+def runs(command: Command) -> bool:
+    return not command.block.marks and split(command.words)[0] in RUNS and not is_not_yet(command)
+
+
+def test_every_command_is_run_or_marked():
+    unknown = [
+        str(command)
+        for command in EVERY
+        for program in [split(command.words)[0]]
+        if program not in OTHERS and program not in (READS if command.block.marks else RUNS)
+    ]
+    assert unknown == []
+    assert sum(map(runs, EVERY)) > 15
+
+
+RUN_PAGES = sorted({command.block.page for command in EVERY if runs(command)})
+
+
+STARTED: set[tuple[str, ...]] = set()
+"""torchrun's command lines so far: each takes seconds, and several pages have the same."""
+
+
+def is_again(command: Command) -> bool:
+    if split(command.words)[0] != "torchrun":
+        return False
+    again = command.words in STARTED
+    STARTED.add(command.words)
+    return again
+
+
+@pytest.fixture(scope="module")
+def package(tmp_path_factory):
+    return make_package(tmp_path_factory.mktemp("package"))
+
+
+@pytest.mark.parametrize("page", RUN_PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_the_commands_of_a_page_run_one_after_the_other(page, package, tmp_path, monkeypatch):
+    furnish(tmp_path)
+    with at_work(tmp_path, package):
+        for command in EVERY:
+            if command.block.page == page and runs(command) and not is_again(command):
+                monkeypatch.setattr(sys, "stdin", io.StringIO("7 + 3 ="))
+                said = run(command)
+                assert said or command.output, command
+                if command.output:
+                    assert Path(command.output).stat().st_size
+
+
+def run(command: Command) -> str:
+    """Run it; returns what it printed."""
+    program, arguments = split(command.words)
+    out, err = io.StringIO(), io.StringIO()
+    with redirect_stdout(out), redirect_stderr(err):
+        try:
+            code = RUNS[program](arguments)
+        except SystemExit as end:  # --help
+            code = end.code or 0
+    assert code == 0, f"{command}\n{out.getvalue()[-3000:]}\n{err.getvalue()}"
+    if command.output:
+        Path(command.output).parent.mkdir(parents=True, exist_ok=True)
+        Path(command.output).write_text(out.getvalue())
+    return out.getvalue()
+
+
+MARKED = [c for c in EVERY if c.block.marks and split(c.words)[0] in READS and not is_not_yet(c)]
+
+
+@pytest.mark.parametrize("command", MARKED, ids=str)
+def test_a_marked_command_is_read(command):
+    program, arguments = split(command.words)
+    try:
+        READS[program](arguments)
+    except SystemExit as end:  # --help
+        assert not end.code
+    if "long" in command.block.marks:
+        assert line_of(command) in PROVEN
+
+
+@pytest.mark.parametrize("command", [c for c in EVERY if split(c.words)[0] in OTHERS], ids=str)
+def test_a_command_of_another_program_is_checked(command):
+    program, arguments = split(command.words)
+    OTHERS[program][0](arguments)
+
+
+def test_a_mark_is_said_to_who_reads():
+    wrong = [str(block) for block in marked_blocks() if not says(block)]
+    assert wrong == []
+
+
+def marked_blocks() -> list[Block]:
+    return [block for page in PAGES for block in blocks(page) if block.marks]
+
+
+def says(block: Block) -> bool:
+    """Whether every mark is one, and is in the words of the block or of what stands before it."""
+    text = block.before + block.text
+    return all(mark in MARKS and re.search(MARKS[mark], text) for mark in block.marks)
+
+
+def test_what_proves_a_long_command_is_there():
+    for line, proof in PROVEN.items():
+        assert (ROOT / proof).is_file(), proof
+        assert not line.startswith("make ") or line.split()[1] in targets()
+        if proof == ".ci/run":
+            assert line in (ROOT / proof).read_text()
+
+
+def test_what_is_not_there_yet_is_not_there():
+    there = {f"llama-recipes {name}" for name in cli.COMMANDS} & NOT_YET
+    missing = {"--" + key.removeprefix("train_config.") for key in not_built.NOT_BUILT}
+    there |= {word for word in NOT_YET if word.startswith("--")} - missing
+    assert there == set(), "these are built now: delete them from NOT_YET, and their commands run"
+
+
+def test_commands_are_found_as_a_shell_would():
+    text = "A=1 x --a 'b c' \\\n  --d e > f.txt   # not this\n\ny '#' && .venv/bin/z\n"
+    block = Block(ROOT / "README.md", 1, "bash", (), text, "")
+    assert [(c.words, c.output) for c in commands(block)] == [
+        (("A=1", "x", "--a", "b c", "--d", "e"), "f.txt"),
+        (("y", "#"), ""),
+        ((".venv/bin/z",), ""),
+    ]
+    assert split(("A=1", ".venv/bin/python", "-m", "m", "x")) == ("python -m m", ["x"])
+    with pytest.raises(ValueError, match=r"'\|'"):
+        list(commands(Block(ROOT / "README.md", 1, "bash", (), "a | b\n", "")))
+    page = "text\n```bash gpu\nx\n```\nmore\n```json\n1\n```\n"
+    assert [(b.language, b.marks, b.line, b.before) for b in blocks(ROOT / "README.md", page)] == [
+        ("bash", ("gpu",), 2, "text\n"),
+        ("json", (), 6, "\nmore\n"),
+    ]
+
+
+def test_a_wrong_command_is_noticed(tmp_path, package):
+    furnish(tmp_path)
+    block = Block(ROOT / "README.md", 1, "bash", (), "", "")
+    with (
+        at_work(tmp_path, package),
+        pytest.raises(AssertionError, match="--batch_size is no setting"),
+    ):
+        run(Command(block, ("python", "-m", "llama_recipes.finetuning", "--batch_size", "2")))
+    assert Path.cwd() != tmp_path

@@ -1,0 +1,55 @@
+"""CONTRIBUTING.md and the hooks of pre-commit against the Makefile and the changelog's own form."""
+
+from __future__ import annotations
+
+import re
+
+import yaml
+
+from llama_recipes import __version__
+from support.pages import ROOT
+
+MAKEFILE = (ROOT / "Makefile").read_text(encoding="utf-8")
+TEXT = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
+
+
+def recipe(target: str) -> list[str]:
+    """The commands of a target, with its variables read."""
+    found = re.search(rf"^{target}:.*\n((?:\t.*\n)+)", MAKEFILE, flags=re.MULTILINE)
+    assert found, target
+    return [line.strip().replace("$(BIN)", ".venv/bin") for line in found[1].splitlines()]
+
+
+def test_the_hooks_are_the_commands_of_make_lint():
+    config = yaml.safe_load((ROOT / ".pre-commit-config.yaml").read_text(encoding="utf-8"))
+    (repository,) = config["repos"]
+    assert repository["repo"] == "local"
+    assert [hook["entry"] for hook in repository["hooks"]] == recipe("lint")
+    for hook in repository["hooks"]:
+        assert hook["language"] == "system"
+        assert hook["pass_filenames"] is False
+        assert {"id", "name"} <= hook.keys()
+
+
+def test_every_target_of_make_is_explained():
+    phony = re.search(r"^\.PHONY: (.*)$", MAKEFILE, flags=re.MULTILINE)
+    explained = re.findall(r"^\| `([\w-]+)` \| ", TEXT, flags=re.MULTILINE)
+    assert phony
+    assert sorted(explained) == sorted(phony[1].split())
+
+
+def test_every_path_of_the_page_is_there():
+    paths = re.findall(r"`((?:tests|src|docs|recipes|\.ci)/[\w/.]+)`", TEXT)
+    assert paths
+    assert [path for path in paths if not (ROOT / path).exists()] == []
+
+
+def test_the_changelog_has_the_form_that_it_names():
+    text = (ROOT / "CHANGELOG.md").read_text(encoding="utf-8")
+    versions = re.findall(r"^## \[([^\]]+)\](?: - \d{4}-\d\d-\d\d)?$", text, flags=re.MULTILINE)
+    assert versions[0] == "Unreleased"
+    assert __version__ in versions or f"What becomes {__version__}" in text
+    kinds = set(re.findall(r"^### (.*)$", text, flags=re.MULTILINE))
+    known = {"Added", "Changed", "Deprecated", "Removed", "Fixed", "Security"}
+    assert "Added" in kinds
+    assert kinds <= known
