@@ -27,24 +27,13 @@ from llama_recipes import finetuning
 from llama_recipes.cli import main as cli
 from llama_recipes.cli.flags import read_flags
 from llama_recipes.cli.quickstart import QuickstartFlags
-from llama_recipes.configs import not_built, table
+from llama_recipes.configs import table
 from llama_recipes.configs.flags import parse
 from support.pages import PAGES, ROOT, Block, Command, blocks, commands
 from support.workplace import at_work, furnish, make_package
 
 MARKS = {"gpu": r"GPU", "hosts": r"\bhosts\b", "long": r"\bminutes\b|\bhours\b"}
 """Mark → what the block, or the text before it, says to who reads it."""
-
-NOT_YET = {
-    "llama-recipes inspect",
-    "llama-recipes report",
-    "--use_wandb",
-    "--use_tensorboard",
-    "--save_metrics",
-    "--flop_counter",
-    "--use_profiler",
-}
-"""Commands and flags that the documents have and this version has not: gone once it has them."""
 
 PROVEN = {
     "make quickstart": "tests/end_to_end/test_quickstart.py",
@@ -195,19 +184,13 @@ OTHERS: dict[str, tuple[Callable[[list[str]], None], str]] = {
 """Programs that are not run here: what is checked instead, and why."""
 
 
-def is_not_yet(command: Command) -> bool:
-    program, arguments = split(command.words)
-    named = {f"{program} {arguments[0]}" if arguments else program, *arguments}
-    return bool(named & NOT_YET)
-
-
 def line_of(command: Command) -> str:
     program, arguments = split(command.words)
     return shlex.join([*program.split(), *arguments])
 
 
 def runs(command: Command) -> bool:
-    return not command.block.marks and split(command.words)[0] in RUNS and not is_not_yet(command)
+    return not command.block.marks and split(command.words)[0] in RUNS
 
 
 def test_every_command_is_run_or_marked():
@@ -270,7 +253,7 @@ def run(command: Command) -> str:
     return out.getvalue()
 
 
-MARKED = [c for c in EVERY if c.block.marks and split(c.words)[0] in READS and not is_not_yet(c)]
+MARKED = [c for c in EVERY if c.block.marks and split(c.words)[0] in READS]
 
 
 @pytest.mark.parametrize("command", MARKED, ids=str)
@@ -311,13 +294,6 @@ def test_what_proves_a_long_command_is_there():
         assert not line.startswith("make ") or line.split()[1] in targets()
         if proof == ".ci/run":
             assert line in (ROOT / proof).read_text()
-
-
-def test_what_is_not_there_yet_is_not_there():
-    there = {f"llama-recipes {name}" for name in cli.COMMANDS} & NOT_YET
-    missing = {"--" + key.removeprefix("train_config.") for key in not_built.NOT_BUILT}
-    there |= {word for word in NOT_YET if word.startswith("--")} - missing
-    assert there == set(), "these are built now: delete them from NOT_YET, and their commands run"
 
 
 def test_commands_are_found_as_a_shell_would():
