@@ -1,8 +1,9 @@
-"""CONTRIBUTING.md and the hooks of pre-commit against the Makefile and the changelog's own form."""
+"""What the documents say of tools, libraries and versions, against the files that decide it."""
 
 from __future__ import annotations
 
 import re
+import tomllib
 
 import yaml
 
@@ -53,3 +54,16 @@ def test_the_changelog_has_the_form_that_it_names():
     known = {"Added", "Changed", "Deprecated", "Removed", "Fixed", "Security"}
     assert "Added" in kinds
     assert kinds <= known
+
+
+def test_every_library_is_explained():
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    page = (ROOT / "docs" / "dependencies.md").read_text(encoding="utf-8")
+    for requirement in project["dependencies"]:
+        name = re.split(r"[>=]", requirement)[0]
+        assert re.search(rf"^\| [^|]*\b{name}\b", page, flags=re.MULTILINE), name
+    for extra, requirements in project["optional-dependencies"].items():
+        row = re.search(rf"^\| `{extra}` \|.*$", page, flags=re.MULTILINE)
+        assert row, extra
+        names = [re.split(r"[>=]", requirement)[0] for requirement in requirements]
+        assert [name for name in names if name not in row[0]] == []
