@@ -13,8 +13,9 @@ from llama_recipes.configs.training import TrainConfig
 from llama_recipes.data.store import TokenStore
 from llama_recipes.monitoring.run_log import METRICS_FILE, RunLog
 from llama_recipes.monitoring.screen import Screen
-from llama_recipes.training.loop import Progress, Run
+from llama_recipes.training.loop import Run
 from llama_recipes.training.optimizers import make_optimizer
+from llama_recipes.training.progress import Progress
 from llama_recipes.training.schedule import Schedule
 from llama_recipes.training.selection import Selection
 from llama_recipes.training.windows import count_steps

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import time
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -28,37 +27,12 @@ from llama_recipes.training.evaluate import evaluate
 from llama_recipes.training.interruption import Interruption, StopRequested
 from llama_recipes.training.loss_scale import LossScale
 from llama_recipes.training.optimizers import set_lr
+from llama_recipes.training.progress import Progress
 from llama_recipes.training.random_state import RandomState
 from llama_recipes.training.schedule import Schedule
 from llama_recipes.training.selection import Selection
 from llama_recipes.training.step import StepResult, train_step
 from llama_recipes.training.windows import Window, on_device, windows
-
-
-@dataclass
-class Progress:
-    """How far a run is. Tokens count no padding; losses are nats per supervised token.
-
-    epoch, batch: where the next step begins; batch counts micro-batches of the epoch, those of all
-    processes together.
-    unfinished: the step before that was made, but what follows a step (evaluation, the end of an
-    epoch) was not. ends_epoch: whether that step is its epoch's last.
-    """
-
-    step: int = 0
-    epoch: int = 0
-    batch: int = 0
-    unfinished: bool = False
-    ends_epoch: bool = False
-    tokens: int = 0
-    supervised_tokens: int = 0
-    stop_reason: str = ""
-    epoch_loss: float = 0.0
-    epoch_tokens: int = 0
-    epoch_elapsed: float = 0.0
-    epoch_losses: list[float] = field(default_factory=list)
-    epoch_seconds: list[float] = field(default_factory=list)
-    eval_losses: list[float] = field(default_factory=list)
 
 
 class Saves(Protocol):

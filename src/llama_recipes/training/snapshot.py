@@ -21,8 +21,9 @@ from llama_recipes.configs.fsdp import StateDictType
 from llama_recipes.model.safetensors_folder import save_tensors
 from llama_recipes.parallel.shards import is_first_copy, is_shared, own_rows, whole, with_rows
 from llama_recipes.parallel.world import World
-from llama_recipes.training.loop import Progress, Run
+from llama_recipes.training.loop import Run
 from llama_recipes.training.loss_scale import LossScale
+from llama_recipes.training.progress import Progress
 from llama_recipes.training.random_state import RandomState
 
 _SEPARATOR = "|"
