@@ -167,6 +167,8 @@ def test_report_makes_the_file_of_losses_and_the_plots_anew(whole, tmp_path, mon
     assert len(made) == 5
     for path in made:
         path.write_bytes(b"damaged")
+    with (folder / "metrics.jsonl").open("a") as metrics:
+        metrics.write('{"step": 7, "lo')  # as a kill may leave it
     assert command(["report", str(folder)]) == 0
     assert {path: path.read_bytes() for path in made} == made
     monkeypatch.setattr(packages, "find_spec", lambda name: None)

@@ -53,11 +53,15 @@ class RunLog:
 
 
 def read_metrics(folder: Path | None) -> list[dict[str, Any]]:
-    """The lines of a run's metrics.jsonl; none where there is no folder, or no file in it."""
+    """The lines of a run's metrics.jsonl; none where there is no folder, or no file in it.
+
+    Without the part of a line that a kill may leave at the end.
+    """
     path = folder / METRICS_FILE if folder is not None else None
     if path is None or not path.is_file():
         return []
-    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+    *lines, _ = path.read_text(encoding="utf-8").split("\n")
+    return [json.loads(line) for line in lines]
 
 
 def finite(record: Mapping[str, Any]) -> dict[str, Any]:
