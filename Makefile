@@ -13,7 +13,7 @@ quickstart: .venv/quickstart
 ## All tests, on two processes: most of them use one thread
 test: .venv/dev
 	-@test -d .venv/llama_cpp || $(MAKE) .venv/llama_cpp
-	$(BIN)/pytest --numprocesses 2 --dist loadfile
+	$(BIN)/pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder
 
 ## The long proofs of what survives which fault
 test-faults: .venv/dev

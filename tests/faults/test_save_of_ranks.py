@@ -71,7 +71,7 @@ def saved(root: Path, step: int, traced: int = 0, *strace: str) -> list[tuple[in
     return [(each.returncode, text) for each, text in zip(ranks, said, strict=True)]
 
 
-def calls_of_the_save(folder: Path, rank: int, call: str) -> range:
+def calls_of_the_save(folder: Path, rank: int, call: str) -> list[int]:
     """The numbers of such calls that `rank` makes for a save after another one, among all of its.
 
     What comes before are those of Python's and PyTorch's own start.
@@ -83,8 +83,7 @@ def calls_of_the_save(folder: Path, rank: int, call: str) -> range:
     thread = traced[0].split()[0]  # strace counts the calls of each one for itself
     lines = [line for line in traced if f"{call}(" in line and line.split()[0] == thread]
     own = re.compile(rf"{re.escape(str(folder / 'counted'))}|weights-|state\.json|manifest\.json")
-    numbers = [n for n, line in enumerate(lines, 1) if call == "fsync" or own.search(line)]
-    return range(numbers[0], numbers[-1] + 1) if numbers else range(0)
+    return [n for n, line in enumerate(lines, 1) if call == "fsync" or own.search(line)]
 
 
 def check_whole(root: Path, *steps: int) -> None:
