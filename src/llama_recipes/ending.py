@@ -105,6 +105,5 @@ def results_of(run: Run, **facts: Any) -> dict[str, Any]:
         stop_reason=progress.stop_reason,
         total_time=sum(progress.epoch_seconds) + progress.epoch_elapsed,
         memory=memory_peaks(run.device),
-        **facts,
-        **run.instrument.figures(),
+        **(facts | run.instrument.figures()),
     )

@@ -22,6 +22,7 @@ from llama_recipes.model.fingerprint import weights_fingerprint
 from llama_recipes.model.source import open_model
 from llama_recipes.model.weights import check_weights, load_weights
 from llama_recipes.monitoring import announce
+from llama_recipes.monitoring.results import counted_before
 from llama_recipes.monitoring.run_log import RunLog
 from llama_recipes.monitoring.screen import Screen
 from llama_recipes.monitoring.trackers import Trackers
@@ -157,12 +158,13 @@ def _finetune(config: RunConfig, screen: Screen, interruption: Interruption) -> 
         "prompt_format": splits.format,
         "quantization": how and asdict(how),
         "metrics_filename": None if world.rank else metrics_file(config, folder),
+        **(counted_before(folder) if checkpoint else {}),
     }
     torch.manual_seed(train.seed + world.rank)  # what dropout drops differs among processes
     metrics_bytes = checkpoint.state["metrics_bytes"] if checkpoint else None
     written_by_me = None if world.rank else folder
     steps = schedule.total_steps
-    samples = watching.choose_samples(train, splits, tokenizer, loader, steps, world)
+    samples = watching.choose_samples(config, splits, tokenizer, loader, steps, world, screen)
     ask_before(
         samples, model, tokenizer, written_by_me, goes_on=checkpoint is not None, screen=screen
     )

@@ -6,7 +6,6 @@ from pathlib import Path
 
 from llama_recipes.checkpoint.store import publish
 from llama_recipes.configs.run import RunConfig
-from llama_recipes.configs.training import TrainConfig
 from llama_recipes.data.loader import Loader
 from llama_recipes.data.splits import Splits
 from llama_recipes.data.tokenizer import Tokenizer
@@ -26,20 +25,24 @@ from llama_recipes.parallel.world import World
 from llama_recipes.training.loop import Run
 from llama_recipes.training.samples import Samples, choose, trained_tokens
 
+_SAMPLES = "train_config.report_samples"
+
 
 def choose_samples(
-    train: TrainConfig,
+    config: RunConfig,
     splits: Splits,
     tokenizer: Tokenizer,
     loader: Loader,
     steps: int,
     world: World,
+    screen: Screen,
 ) -> Samples | None:
     """What is asked before and after; None where nothing shall be."""
+    train = config.train_config
     if not train.report_samples:
         return None
     steps_an_epoch = len(loader.plan(0)) / train.gradient_accumulation_steps
-    return choose(
+    samples = choose(
         splits,
         tokenizer,
         count=train.report_samples,
@@ -47,6 +50,9 @@ def choose_samples(
         trained_tokens=trained_tokens(splits.train, steps=steps, steps_an_epoch=steps_an_epoch),
         processes=world.size,
     )
+    if samples.left_out and train.report_samples != config.default(_SAMPLES):
+        screen.warn(f"--report_samples has no effect in this run: {samples.left_out}")
+    return samples
 
 
 def start_trackers(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 from itertools import pairwise
 from pathlib import Path
@@ -281,6 +282,22 @@ def test_where_nothing_can_be_written_is_said_first(base, inspect, tmp_path):
     for path in (tmp_path / "no" / "page.html", tmp_path):
         _, said = inspect(*base, f"--html={path}", code=2)
         assert f"--html {path} is no file in a folder that is there" in said
+
+
+def test_two_files_of_one_name_and_a_pipe_are_refused(base, inspect, tmp_path):
+    page = tmp_path / "inspected.json"  # which `inspect` names as --json
+    _, said = inspect(*base, f"--html={page}", code=2)
+    assert f"--html and --json are both {page}: name two files." in said
+    os.mkfifo(tmp_path / "pipe")
+    _, said = inspect(*base, f"--html={tmp_path / 'pipe'}", code=2)
+    assert "is there already, and was not written by" in said
+
+
+def test_a_folder_that_is_no_run_s_is_the_only_problem(inspect, tmp_path):
+    _, said = inspect(str(tmp_path / "none"), code=2)
+    assert said.startswith(f"Error: There is no {tmp_path / 'none' / 'config.yaml'}: name")
+    _, said = inspect("one", "two", code=2)
+    assert "llama-recipes inspect takes one run, and 'one' and 'two' are two: name one." in said
 
 
 def test_a_folder_that_may_not_be_written_to_is_named(base, inspect, tmp_path, monkeypatch):

@@ -230,10 +230,12 @@ def test_an_interrupted_run_has_a_report_with_what_there_is(inputs, tmp_path, mo
     assert "<h4>After</h4>" not in page
 
 
-def test_why_nothing_is_asked_stands_in_the_report(inputs, tmp_path):
+def test_why_nothing_is_asked_stands_in_the_report(inputs, tmp_path, capsys):
     assert run(inputs, tmp_path / "short", *LORA, "--max_train_step=1") == 0
     page = (tmp_path / "short" / "report.html").read_text()
     assert "more than 5% of it." in page
+    said = capsys.readouterr().out
+    assert "Warning: --report_samples has no effect in this run: they would take" in said
     lines = [{"text": row["prompt"] + row["completion"]} for row in sums(50)]
     texts = f"--train_file={jsonl(tmp_path / 'texts.jsonl', lines)}"
     assert run(inputs, tmp_path / "texts", *LORA, texts, "--no_run_validation") == 0

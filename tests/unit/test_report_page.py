@@ -133,7 +133,7 @@ def test_the_figures_are_those_of_the_files(tmp_path):
         ("Time", "", "0:06"),
         ("Speed", "", "50"),
         ("Peak memory", "", "1.50 GiB"),
-        ("Model TFLOPs", "", "0.5"),
+        ("Model speed", "", "0.5"),
     ]
     page = text_of(page_of(folder))
     assert "perplexity 3.49, after step 2, first 2.5" in page
@@ -229,6 +229,8 @@ def test_a_line_that_a_kill_cut_is_left_out_and_said(tmp_path):
         ("metrics.jsonl", "{}\n", 4, "metrics.jsonl is damaged: line 1 is no line of metrics."),
         ("metrics.jsonl", '{"step": 1}\nx\n', 4, "line 2 is no line of metrics. Remove it"),
         ("metrics.jsonl", b"\xff\n", 4, "metrics.jsonl is damaged: it is not UTF-8"),
+        ("metrics.jsonl", '{"step": 1, "loss": "x"}\n', 4, "line 1 is no line of metrics"),
+        ("metrics.jsonl", '{"step": 1, "loss": 2.0}\n', 4, "line 1 is no line of metrics"),
         ("results.json", "{", 4, "results.json is damaged: it is not valid JSON"),
         ("run.json", "[]", 4, "run.json is damaged: it holds no JSON object. Remove it"),
         ("samples.json", '{"examples": [1]}', 4, "examples is not what a run writes. Remove it"),

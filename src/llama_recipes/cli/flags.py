@@ -44,8 +44,11 @@ def read_flags(
     while words:
         name, value = _take(words, settings, positional, prog, problems, rest)
         if name and given.setdefault(name, value) != value:
+            said = f"{given[name]!r} and {value!r}"
             problems.append(
-                f"--{name} is {given[name]!r} and {value!r}, which contradict each other: give one."
+                f"{prog} takes one {name}, and {said} are two: name one."
+                if name == positional and f"--{name}" not in " ".join(argv)
+                else f"--{name} is {said}, which contradict each other: give one."
             )
     flags = _validated(model, given, settings, problems)
     if flags is None or problems:

@@ -87,7 +87,7 @@ def _read(argv: Sequence[str]) -> tuple[InspectFlags, RunConfig | None]:
         run_file = ""
     if run_file and not Path(run_file).is_file():
         problems.append(f"There is no {run_file}: name the folder of a run, or write --FLAG VALUE.")
-        run_file = ""
+        raise ConfigError(*problems)
     reading = read([*rest, *([f"--config={run_file}"] if run_file else [])], prog=PROG)
     config = reading.config
     problems += reading.problems + rules.contradictions(config, refused=reading.refused)
@@ -100,6 +100,8 @@ def _read(argv: Sequence[str]) -> tuple[InspectFlags, RunConfig | None]:
         problems += rules.missing(_without_results(config), refused=reading.refused)
     for flag, path in (("html", flags.html), ("json", flags.json_file)) if flags else ():
         problems += unwritable(flag, path)
+    if flags and flags.html and flags.html == flags.json_file:
+        problems.append(f"--html and --json are both {flags.html}: name two files.")
     if problems or flags is None:
         raise ConfigError(*dict.fromkeys(problems))
     if reading.print_config:

@@ -134,11 +134,11 @@ def _open(config: RunConfig, screen: Screen) -> Opened:
         without = _without_bad_rows(config)
         if without == config:
             raise
-        screen.warn("These rows would stop the run; it is looked at without them.")
         try:
             splits = open_documents(without, tokenizer, screen, CPU_ALONE)
         except DataError:
             raise error from None  # it was not about single rows
+        screen.warn("Some rows would stop the run; it is looked at without them.")
         config, refused = without, str(error)
     return Opened(config, splits, tokenizer, source.config, refused)
 

@@ -30,5 +30,7 @@ def unwritable(flag: str, path: str) -> list[str]:
 
 
 def _is_ours(file: Path) -> bool:
+    if not file.is_file():
+        return False  # a pipe would be waited for
     with file.open("rb") as handle:
         return MADE_BY.encode() in handle.read(_BEGINNING)

@@ -137,6 +137,6 @@ def _section_yaml(config: RunConfig, section: str) -> str:
         key = f"{section}.{name}"
         line = yaml.dump({name: value}, Dumper=_Dumper, allow_unicode=True, width=10**9)
         if SETTINGS[key].has_open_default and not config.was_set(key):
-            line = f"# {line.strip()}  (not given: at most the model's own limit)\n"
+            line = f"# {line.strip()}  ({SETTINGS[key].open_default_text})\n"
         lines.append(f"  {line}")
     return f"{section}:\n{''.join(lines)}" if lines else ""

@@ -60,6 +60,12 @@ class Setting:
         return OPEN_DEFAULT in self.field.metadata
 
     @property
+    def open_default_text(self) -> str:
+        """What a setting with an open default comes to where it is not given, in words."""
+        what = "on with enable_fsdp alone" if self.is_switch else "at most the model's own limit"
+        return f"not given: {what}"
+
+    @property
     def is_switch(self) -> bool:
         """Whether `--name` alone means True and `--no_name` False."""
         return any(kind.read is read_switch for kind in self.kinds)

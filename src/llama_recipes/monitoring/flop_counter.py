@@ -16,7 +16,7 @@ from llama_recipes.monitoring.screen import Screen
 from llama_recipes.parallel.world import World
 
 _NEIGHBOURS = 2
-"""Steps on either side of the counted one that say how long a step takes."""
+"""Steps behind the counted one that say how long a step takes."""
 
 
 @dataclass(frozen=True)
@@ -31,7 +31,7 @@ class _Step:
 class FlopCounter:
     """Counts the step after the `start` first ones of this process, forward and backward.
 
-    Counting slows a step down, so that its time is that of the steps around it: as many
+    Counting slows a step down, so that its time is that of the steps behind it: as many
     floating-point operations a token, times their tokens a second. rate: needed where figures are
     asked for. scale: of the loss; where it falls, the step was computed more than once, and the
     next one is counted in its place.
@@ -108,9 +108,13 @@ class FlopCounter:
         }
 
     def _neighbours(self) -> list[_Step]:
-        """Timed steps near the counted one; a process's first step is like no other."""
+        """Timed steps behind the counted one: those before it may still be warming up.
+
+        Where a run ends with it, those before; a process's first step only if there is no other.
+        """
         near = [s for s in self._timed if abs(s.number - self._counted.number) <= _NEIGHBOURS]
-        return [step for step in near if step.number != self._first or len(near) == 1]
+        behind = [step for step in near if step.number > self._counted.number]
+        return behind or [s for s in near if s.number != self._first or len(near) == 1]
 
     def _rates(self, count: Count) -> tuple[float | None, float | None]:
         """TFLOP/s and tokens/s of one device; None where there is no other step to time."""

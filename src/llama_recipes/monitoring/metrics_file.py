@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -13,9 +13,7 @@ from llama_recipes.monitoring.curves import curves
 from llama_recipes.monitoring.packages import require
 from llama_recipes.monitoring.plots import draw
 from llama_recipes.monitoring.run_log import finite, read_metrics
-
-Publish = Callable[[Path, bytes], None]
-"""Replaces the content of a file atomically."""
+from llama_recipes.monitoring.trackers import Publish
 
 
 def metrics_path(folder: Path, rank: int | None, now: datetime) -> Path:

@@ -86,6 +86,8 @@ class Profiler:
         library.watch(None)
 
     def _save(self, recorded: profile) -> None:
+        if self._made <= WAIT + WARMUP:
+            return  # it was stopped in its warm-up
         if self.rank == 0:
             self._show(recorded)
         try:

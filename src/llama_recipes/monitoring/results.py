@@ -27,6 +27,16 @@ def is_finished(path: Path) -> bool:
     return not isinstance(content, dict) or bool(content.get("stop_reason"))
 
 
+def counted_before(folder: Path | None) -> dict[str, Any]:
+    """What --flop_counter found in an earlier part of the run in `folder`, for its results."""
+    try:
+        found = json.loads((folder / RESULTS_FILE).read_text(encoding="utf-8")) if folder else {}
+    except (OSError, ValueError):
+        return {}  # it is counted again or missed, and nothing else
+    kept = ("model_tflops", "flop_counter")
+    return {key: found[key] for key in kept if isinstance(found, dict) and found.get(key)}
+
+
 def how_it_ended(stop_reason: str) -> Literal["finished", "interrupted", "failed"]:
     """What became of a run, from its reason in results.json; a signal interrupts it."""
     if not stop_reason.startswith(STOPPED_BY):

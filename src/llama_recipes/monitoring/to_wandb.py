@@ -10,9 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 from llama_recipes.configs.wandb import WandbConfig
 from llama_recipes.errors import ConfigError
-from llama_recipes.monitoring.metrics_file import Publish
 from llama_recipes.monitoring.results import how_it_ended
-from llama_recipes.monitoring.trackers import named
+from llama_recipes.monitoring.trackers import Publish, named
 
 if TYPE_CHECKING:
     import wandb

@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Any, Protocol
+
+Publish = Callable[[Path, bytes], None]
+"""Replaces the content of a file atomically."""
 
 
 class Tracker(Protocol):

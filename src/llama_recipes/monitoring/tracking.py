@@ -9,13 +9,13 @@ from typing import Any
 
 from llama_recipes.configs.document import to_yaml
 from llama_recipes.configs.run import RunConfig
-from llama_recipes.monitoring.metrics_file import MetricsFile, Publish, metrics_path
+from llama_recipes.monitoring.metrics_file import MetricsFile, metrics_path
 from llama_recipes.monitoring.packages import require
 from llama_recipes.monitoring.run_log import read_metrics
 from llama_recipes.monitoring.screen import Screen
 from llama_recipes.monitoring.to_tensorboard import FOLDER, TensorBoard
 from llama_recipes.monitoring.to_wandb import check_login, start_wandb
-from llama_recipes.monitoring.trackers import Tracker
+from llama_recipes.monitoring.trackers import Publish, Tracker
 
 
 def check_trackers(config: RunConfig) -> None:

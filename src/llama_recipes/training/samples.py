@@ -82,7 +82,7 @@ def choose(
     if asked > SHARE * trained_tokens:
         reason = (
             f"they would take {asked:,} tokens, before and after, and the run trains on"
-            f" {trained_tokens:,.0f}: more than {SHARE:.0%} of it."
+            f" about {trained_tokens:,.0f}: more than {SHARE:.0%} of it."
         )
         return Samples(part, left_out=reason)
     return Samples(part, questions)

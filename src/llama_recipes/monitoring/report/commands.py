@@ -77,7 +77,10 @@ def _with_peft(run: RunFiles) -> list[Recipe]:
 
 
 def _again(run: RunFiles) -> list[Recipe]:
-    note = "The same settings into another folder."
+    note = (
+        "The same settings into another folder; in the folder where the run was started, if they"
+        " name files from there."
+    )
     return [Recipe("Train it again", [_train(run, f"{run.folder}-again")], note)]
 
 
@@ -91,7 +94,14 @@ def _train(run: RunFiles, folder: str) -> str:
     if not run.setting("train_config.enable_fsdp"):
         return _shell("train", *words)
     processes = str(run.facts.get("processes", 1))
-    start = ["torchrun", "--nproc_per_node", processes, "-m", "llama_recipes.finetuning"]
+    start = [
+        "torchrun",
+        "--standalone",
+        "--nproc_per_node",
+        processes,
+        "-m",
+        "llama_recipes.finetuning",
+    ]
     return shlex.join([*start, *words])
 
 

@@ -152,7 +152,10 @@ def _metrics(path: Path) -> tuple[list[dict[str, Any]], int]:
 
 
 def _is_metrics(line: object) -> bool:
-    return isinstance(line, dict) and type(line.get("step")) is int
+    if not isinstance(line, dict) or type(line.get("step")) is not int:
+        return False
+    numbers = (value is None or type(value) in (int, float) for value in line.values())
+    return all(numbers) and ("loss" not in line or {"epoch", "supervised_tokens"} <= line.keys())
 
 
 def _damaged(path: Path, why: str) -> str:

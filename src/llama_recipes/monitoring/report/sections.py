@@ -169,11 +169,7 @@ def _section_of(name: str, run: RunFiles) -> str:
 def _as_resolved(setting: Setting, run: RunFiles) -> str:
     if setting.key in run.changed:
         return _value(run.changed[setting.key])
-    return (
-        "not given: at most the model's own limit"
-        if setting.has_open_default
-        else (setting.default_text)
-    )
+    return setting.open_default_text if setting.has_open_default else setting.default_text
 
 
 def _value(value: object) -> str:

@@ -12,6 +12,7 @@ from llama_recipes.monitoring.report.curves import best_evaluation
 from llama_recipes.monitoring.report.files import RunFiles
 from llama_recipes.monitoring.report.points import Point, finite_or_none, points_of
 from llama_recipes.monitoring.report.scale import number_text
+from llama_recipes.monitoring.results import STOPPED_BY, how_it_ended
 from llama_recipes.monitoring.run_log import perplexity
 from llama_recipes.monitoring.screen import duration
 
@@ -33,13 +34,14 @@ class Figure:
 def state(run: RunFiles) -> tuple[State, str]:
     """How the run ended, in a word and in a sentence."""
     reason = str(run.results.get("stop_reason") or "")
-    stopped = reason.removeprefix("stopped by ")
+    stopped = reason.removeprefix(STOPPED_BY)
     if not reason:
         said = "It is going on, or was ended before it could say why."
         return "going on", said
-    if stopped == reason:
+    ending = how_it_ended(reason)
+    if ending == "finished":
         return "done", f"It came to its end: {reason}."
-    if stopped.startswith("SIG") or stopped == "KeyboardInterrupt":
+    if ending == "interrupted":
         return "interrupted", f"It was stopped by {stopped}."
     return "failed", f"It was ended by an error: {stopped}."
 
@@ -145,7 +147,7 @@ def _speed(run: RunFiles) -> Iterator[Figure]:
         yield Figure("Peak memory", f"{max(peaks):.2f} GiB", str(run.facts.get("device", "")))
     tflops = finite_or_none(run.results.get("model_tflops"))
     if tflops is not None:
-        yield Figure("Model TFLOPs", number_text(tflops), "a step, forward and backward")
+        yield Figure("Model speed", number_text(tflops), "TFLOP/s per device, forward and backward")
 
 
 def leftover_results(run: RunFiles) -> list[tuple[str, str]]:

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from llama_recipes.monitoring.report.files import RUN_FILE, read_run
 from llama_recipes.monitoring.report.page import report_page
+from llama_recipes.monitoring.trackers import Publish
 
 if TYPE_CHECKING:
     from llama_recipes.monitoring.screen import Screen
@@ -20,9 +21,6 @@ _SHARE = 0.05
 """Of the time since the last report, what making the next one may take."""
 _SHORT_SECONDS = 0.5
 """A report that is made so fast is always made."""
-
-Publish = Callable[[Path, bytes], None]
-"""Replaces a file atomically."""
 
 
 def write_report(folder: Path, publish: Publish) -> Path:
