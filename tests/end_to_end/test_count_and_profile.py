@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -47,6 +48,12 @@ def test_a_counted_run_says_writes_and_changes_nothing_else(flags, plain, tmp_pa
     found = counted.result("flop_counter")
     assert found["step"] == 4
     assert found["timed_steps"] == [5, 6]
+    by_pass = Counter()
+    for passes in found["tflop_by_module"].values():
+        by_pass.update(passes)
+    assert by_pass["forward"] + by_pass["backward"] == pytest.approx(found["model_tflop"])
+    assert by_pass["recomputed"] == pytest.approx(found["recomputed_tflop"])
+    assert found["tflop_by_module"]["Llama.layers.mlp.up_proj"]["forward"] > 0
     assert found["matrix_tflops_from"].startswith("measured with products of ")
     rate = found["model_tflop"] / found["tokens"] * found["tokens_per_second_per_device"]
     assert counted.result("model_tflops") == pytest.approx(rate)

@@ -95,5 +95,5 @@ def end(results: dict[str, Any], saved_in: Path | None, screen: Screen) -> None:
     if saved_in is not None:
         screen.line(f"The result is saved in {saved_in}")
     for key, value in results.items():
-        if value is not None:
+        if value is not None and not isinstance(value, dict):
             screen.line(f"Key: {key}, Value: {value}")

@@ -9,7 +9,7 @@ from typing import Any
 
 from torch import nn
 
-from llama_recipes.monitoring.flop_table import flop_table
+from llama_recipes.monitoring.flop_table import flop_table, tflop_by_module
 from llama_recipes.monitoring.flops import Count, counted
 from llama_recipes.monitoring.matrix_rate import MatrixRate
 from llama_recipes.monitoring.screen import Screen
@@ -104,6 +104,7 @@ class FlopCounter:
                 "matrix_tflops": self.rate.tflops,
                 "matrix_tflops_from": self.rate.source,
                 "share_of_matrix_rate": None if tflops is None else tflops / self.rate.tflops,
+                "tflop_by_module": tflop_by_module(self._count),
             },
         }
 

@@ -47,6 +47,14 @@ def flop_table(count: Count) -> str:
     return _aligned(lines)
 
 
+def tflop_by_module(count: Count) -> dict[str, dict[str, float]]:
+    """What each kind of module computes itself, in TFLOP by pass: `Llama.layers.mlp.up_proj`."""
+    found: dict[str, dict[str, float]] = {}
+    for (path, kind), flops in _by_kind(count).items():
+        found.setdefault(".".join(path), dict.fromkeys(PASSES, 0.0))[kind] += flops / 1e12
+    return found
+
+
 def _aligned(lines: Sequence[tuple[str, ...]]) -> str:
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
     return "\n".join(
