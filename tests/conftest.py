@@ -23,9 +23,10 @@ _ALL_THREADS = torch.get_num_threads()
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_runtest_setup(item: pytest.Item) -> None:
-    """One thread for tiny tensors: on a busy machine several wait for each other ten times over."""
-    real = item.get_closest_marker("real_model")
-    torch.set_num_threads(_ALL_THREADS if real else 1)
+    """One thread for tiny tensors, and for all where other tests run beside this one: on a busy
+    machine several threads wait for each other ten times over."""
+    alone = item.get_closest_marker("real_model") and not hasattr(item.config, "workerinput")
+    torch.set_num_threads(_ALL_THREADS if alone else 1)
 
 
 @pytest.fixture(autouse=True)
