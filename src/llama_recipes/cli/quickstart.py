@@ -42,7 +42,7 @@ _WIDTH = 100
 class QuickstartFlags(Section):
     """Fine-tune SmolLM2-135M-Instruct to write the first line of a Python function's docstring,
     with examples from this machine's own standard library, and show what it wrote before and
-    after. Takes less than five minutes on two processor cores."""
+    after. Takes about five minutes on two processor cores."""
 
     output_dir: str = Field(
         default="quickstart-output",
