@@ -28,6 +28,7 @@ from llama_recipes.parallel.device import has_bf16
 from llama_recipes.parallel.recompute import recompute_layers
 from llama_recipes.parallel.world import World
 from llama_recipes.training import frozen_outputs
+from llama_recipes.training.allocator import give_back_at_once
 from llama_recipes.training.memory import step_bytes
 from llama_recipes.training.windows import largest_slice
 
@@ -187,11 +188,13 @@ def kept_on(config: RunConfig, device: torch.device) -> torch.device:
     return torch.device("cpu") if offloads else device
 
 
-def recompute(config: RunConfig, model: Llama, screen: Screen) -> None:
+def recompute(config: RunConfig, model: Llama, device: torch.device, screen: Screen) -> None:
     """Keep few activations where that was asked for: on one device it is not the default."""
     name, sharded = "fsdp_config.fsdp_activation_checkpointing", config.train_config.enable_fsdp
     if config.value(name) and (sharded or config.was_set(name)):
         recompute_layers(model)
+        if device.type == "cpu":
+            give_back_at_once()  # who asks for this wants memory, and gives time for it
         where = "" if sharded else ", on this one device too"
         screen.line(f"Activations are computed again in the backward pass{where}.")
 
@@ -253,7 +256,7 @@ def check_memory(model: Llama, loader: Loader, device: torch.device) -> None:
     available = available_memory_gib(device)
     if available is None:
         return
-    needed = step_bytes(model, largest_slice(loader, device, model.dtype)) / GIB
+    needed = step_bytes(model, largest_slice(loader, model, device)) / GIB
     if needed > available:
         raise ConfigError(
             f"A step needs about {needed:.1f} GiB beside the weights, and {available:.1f} GiB are"

@@ -47,6 +47,7 @@ from llama_recipes.resolve import (
     resolve,
     with_tokens_of,
 )
+from llama_recipes.training.allocator import give_back
 from llama_recipes.training.checkpointer import Checkpointer
 from llama_recipes.training.gpu_kernels import speed_up
 from llama_recipes.training.interruption import Interruption, StopRequested
@@ -118,7 +119,7 @@ def _finetune(config: RunConfig, screen: Screen, interruption: Interruption) -> 
         for change in refuse_drift(checkpoint, itself, allowed=train.resume_with_changes):
             screen.warn(change)
 
-    preflight.recompute(config, model, screen)
+    preflight.recompute(config, model, device, screen)
     world.shard(model, gathered_in=preflight.gathered_in(config, dtype))
     load_weights(
         model,
@@ -160,6 +161,7 @@ def _finetune(config: RunConfig, screen: Screen, interruption: Interruption) -> 
         "metrics_filename": None if world.rank else metrics_file(config, folder),
         **(counted_before(folder) if checkpoint else {}),
     }
+    give_back()
     torch.manual_seed(train.seed + world.rank)  # what dropout drops differs among processes
     metrics_bytes = checkpoint.state["metrics_bytes"] if checkpoint else None
     written_by_me = None if world.rank else folder

@@ -27,7 +27,7 @@ import torch
 from llama_recipes.checkpoint.folder import prune, write_checkpoint
 from llama_recipes.checkpoint.pieces import Piece
 from llama_recipes.configs.fsdp import FsdpConfig
-from llama_recipes.errors import CheckpointError
+from llama_recipes.errors import LlamaRecipesError
 from llama_recipes.parallel.processes import ManyProcesses
 from llama_recipes.parallel.ranks import end
 root, step = Path(sys.argv[1]), int(sys.argv[2])
@@ -35,15 +35,15 @@ world = ManyProcesses(FsdpConfig(timeout_seconds=10), torch.device("cpu"))
 rows = torch.full(({ROWS} // 2,), float(step))
 weights = {{"a": Piece(rows, world.rank * len(rows), ({ROWS},))}}
 try:
-    write_checkpoint(
-        root, step, {{"run_id": "mine"}}, {{f"weights-{{world.rank}}": weights}}, world=world
-    )
+    with world.watched():
+        write_checkpoint(
+            root, step, {{"run_id": "mine"}}, {{f"weights-{{world.rank}}": weights}}, world=world
+        )
     if world.rank == 0:
         prune(root, keep=1, never=None, run_id="mine")
-except CheckpointError as error:
+except LlamaRecipesError as error:
     print(error)
-    world.leave()
-    end(4)
+    end(error.exit_code)
 world.leave()
 end(0)
 """
@@ -51,7 +51,10 @@ CALLS = ("fsync", "rename", "mkdir", "unlinkat", "openat")
 
 
 def saved(root: Path, step: int, traced: int = 0, *strace: str) -> list[tuple[int, str]]:
-    """Exit code and output of both ranks; with words for strace, one of them is `traced`."""
+    """Exit code and output of both ranks; with words for strace, one of them is `traced`.
+
+    With `-o` among them: what strace prints would fill the pipe of a rank that is not read yet.
+    """
     (port,) = free_ports(1)
     ranks = []
     for rank in range(2):
@@ -80,6 +83,8 @@ def calls_of_the_save(folder: Path, rank: int, call: str) -> list[int]:
     done = saved(folder / "counted", 2, rank, "-e", f"trace={call}", "-o", str(folder / "trace"))
     assert [code for code, _ in done] == [0, 0], done
     traced = (folder / "trace").read_text().splitlines()
+    if not traced:
+        return []
     thread = traced[0].split()[0]  # strace counts the calls of each one for itself
     lines = [line for line in traced if f"{call}(" in line and line.split()[0] == thread]
     own = re.compile(rf"{re.escape(str(folder / 'counted'))}|weights-|state\.json|manifest\.json")
@@ -107,7 +112,8 @@ def test_one_of_two_is_killed_at_any_call(rank, call, tmp_path):
     for number in numbers:
         root = tmp_path / f"{number}"
         shutil.copytree(tmp_path / "first", root)
-        done = saved(root, 2, rank, "-e", f"inject={call}:signal=SIGKILL:when={number}")
+        inject = f"inject={call}:signal=SIGKILL:when={number}"
+        done = saved(root, 2, rank, "-o", "/dev/null", "-e", inject)
         kills += done[rank][0] != 0
         check_whole(root, 1, 2)
         # Who goes on has no trouble with what was left.

@@ -79,7 +79,7 @@ class Settings:
         for parameter in model.parameters():
             if parameter.requires_grad:
                 parameter.data += 0.05 * torch.randn(parameter.shape)
-        recompute(config, model, Screen())
+        recompute(config, model, cpu, Screen())
         return model.train()
 
 

@@ -53,3 +53,12 @@ def test_a_frozen_head_gets_no_gradient():
     cross_entropy_sum(hidden, weight.detach(), targets).backward()
     assert hidden.grad is not None
     assert weight.grad is None
+
+
+def test_a_second_backward_pass_through_the_same_loss_is_refused():
+    """The head's gradient is scaled in place: once more would scale it twice."""
+    weight = torch.nn.Parameter(torch.randn(50, 8))
+    loss = cross_entropy_sum(torch.randn(4, 8), weight, torch.arange(4)) * 0.5
+    loss.backward(retain_graph=True)
+    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+        loss.backward()

@@ -20,14 +20,15 @@ from llama_recipes.monitoring.memory import (
     memory_peaks,
     peak_memory_gib,
 )
+from llama_recipes.parallel.recompute import recompute_layers
 from llama_recipes.training.memory import step_bytes
-from llama_recipes.training.windows import largest_slice, slice_tokens
+from llama_recipes.training.windows import largest_slice, on_device, slice_tokens
 from support.documents import loader, store_of_lengths
 from support.tiny import tiny_llama
 
 CPU = torch.device("cpu")
-FP32 = torch.float32
-SLICE = slice_tokens(FP32)
+MODEL = tiny_llama()
+SLICE = slice_tokens(MODEL)
 
 MEASURE = """
 import json, sys
@@ -127,14 +128,24 @@ def test_logits_are_counted_for_the_tokens_or_for_a_chunk(tokens, logits):
 )
 def test_the_largest_slice_is_known_before_the_first_step(lengths, settings, expected):
     of = loader(store_of_lengths(lengths), **settings)
-    assert largest_slice(of, CPU, FP32) == expected
+    assert largest_slice(of, MODEL, CPU) == expected
     parts = [part for batch in of.batches(0) for part in batch.split(SLICE)]
     assert max(sum(part.spans) for part in parts) <= expected
 
 
 def test_a_document_longer_than_a_slice_is_the_largest():
     of = loader(store_of_lengths([6000, 7]), context_length=8192, batch_size=2)
-    assert largest_slice(of, CPU, FP32) == 6000
+    assert largest_slice(of, MODEL, CPU) == 6000
+
+
+def test_slices_are_twice_as_large_where_activations_are_computed_anew():
+    recomputing = tiny_llama()
+    recompute_layers(recomputing)
+    of = loader(store_of_lengths([400] * 10), strategy="packing", context_length=4000, batch_size=1)
+    assert largest_slice(of, recomputing, CPU) == 2 * SLICE
+    (batch,) = of.batches(0)
+    assert [part.num_tokens for part in on_device([batch], recomputing, CPU)] == [800] * 5
+    assert [part.num_tokens for part in on_device([batch], MODEL, CPU)] == [400] * 10
 
 
 def test_memory_of_this_machine():
@@ -218,4 +229,4 @@ def test_on_a_gpu_a_small_data_set_asks_for_little():
     of = loader(
         store_of_lengths([100, 7, 30]), strategy="packing", context_length=4096, batch_size=4
     )
-    assert largest_slice(of, torch.device("cuda"), FP32) == 137
+    assert largest_slice(of, MODEL, torch.device("cuda")) == 137

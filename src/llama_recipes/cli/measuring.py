@@ -121,7 +121,7 @@ def _loss(loaded: Loaded, title: str, work: Work) -> Evaluation:
     work.screen.line(f"{title}: the loss on {len(work.part.store)} documents …")
     with _progress("Loss", len(loader.plan(0)), work.screen) as done:
         batches = _told(loader.batches(0), done)
-        return evaluate(loaded.model, on_device(batches, work.device, loaded.model.dtype))
+        return evaluate(loaded.model, on_device(batches, loaded.model, work.device))
 
 
 def _answers(loaded: Loaded, title: str, work: Work) -> tuple[list[str], int]:

@@ -157,7 +157,10 @@ class Llama(nn.Module):
     """Build it under `torch.device("meta")` and fill it with `model.weights.load_weights`.
 
     compute_dtype: what activations are computed in; None means the embedding's own dtype.
+    recomputes: whether its layers compute their activations anew (`parallel.recompute`).
     """
+
+    recomputes: bool = False
 
     def __init__(self, config: LlamaConfig, *, compute_dtype: torch.dtype | None = None) -> None:
         super().__init__()

@@ -55,7 +55,7 @@ class _LinearCrossEntropy(torch.autograd.Function):
             if grad_hidden is not None:
                 grad_hidden[chunk] = grad @ weight
             if grad_weight is not None:
-                grad_weight += grad.T @ hidden[chunk]
+                _add_product_(grad_weight, grad.T, hidden[chunk])
         ctx.save_for_backward(grad_hidden, grad_weight)
         ctx.weight_dtype = head_weight.dtype
         return loss
@@ -69,8 +69,16 @@ class _LinearCrossEntropy(torch.autograd.Function):
             # scale is 1/(supervised tokens): multiplied in float32 before rounding to bf16.
             grad_hidden = (grad_hidden * scale).to(grad_hidden.dtype)
         if grad_weight is not None:
-            grad_weight = (grad_weight * scale).to(ctx.weight_dtype)
+            # In place: another tensor as large as the head would be the peak of a whole step.
+            grad_weight = grad_weight.mul_(scale).to(ctx.weight_dtype)
         return grad_hidden, grad_weight, None
+
+
+def _add_product_(total: Tensor, left: Tensor, right: Tensor) -> None:
+    if total.dtype == left.dtype:
+        total.addmm_(left, right)
+    else:
+        total += left @ right
 
 
 def _differentiated(logits: Tensor, targets: Tensor, *, wanted: bool) -> tuple[Tensor, Tensor]:

@@ -19,6 +19,7 @@ def recompute_layers(model: Llama) -> None:
     """Rewrite all decoder layers but the last; what dropout drops is the same both times."""
     for layer in model.layers[:-1]:
         layer.forward = partial(_recomputed, layer.forward)  # type: ignore[method-assign]
+    model.recomputes = True
 
 
 def _recomputed(forward: Any, *arguments: Any) -> Any:

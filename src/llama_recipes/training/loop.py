@@ -142,7 +142,7 @@ class Run:
         with self.instrument.around(self.progress.step + 1):
             result = train_step(
                 self.model,
-                list(on_device(window.batches, self.device, self.model.dtype)),
+                list(on_device(window.batches, self.model, self.device)),
                 self.optimizer,
                 clip_norm=clip_norm if self.config.gradient_clipping else None,
                 scale=self.scale,
@@ -229,7 +229,7 @@ class Run:
             self.selection.offer(step, None)
             return
         batches = self.eval_loader.batches(0, stop=self.config.max_eval_step or None)
-        parts = on_device(batches, self.device, self.model.dtype)
+        parts = on_device(batches, self.model, self.device)
         result = evaluate(self.model, parts, check=self.interruption.check, world=self.world)
         self.progress.eval_losses.append(result.loss)
         self._write(

@@ -11,18 +11,22 @@ import torch
 
 from llama_recipes.data.batching import Row
 from llama_recipes.data.loader import Batch, Loader
+from llama_recipes.model.llama import Llama
 
 _SLICE_BYTES = 2048
 """Of a slice, for each number that is kept of a token."""
 
 
-def slice_tokens(dtype: torch.dtype) -> int:
-    """Tokens that go through the model at a time on a CPU, computed in `dtype`: 512 in fp32.
+def slice_tokens(model: Llama) -> int:
+    """Tokens that go through the model at a time on a CPU: 512 in fp32, 1,024 where it recomputes.
 
     Documents are independent, so a micro-batch computed in slices gives the same update. Larger
-    slices are a few percent faster, and the memory of their activations grows in proportion.
+    slices are a few percent faster, and the memory of their activations grows in proportion: where
+    these are computed anew, they are little beside the gradients that every slice after the first
+    finds there.
     """
-    return _SLICE_BYTES // dtype.itemsize
+    tokens = _SLICE_BYTES // model.dtype.itemsize
+    return 2 * tokens if model.recomputes else tokens
 
 
 @dataclass(frozen=True)
@@ -55,7 +59,7 @@ def count_steps(loader: Loader, *, epochs: int, accumulation: int, limit: int) -
     return min(total, limit or total)
 
 
-def largest_slice(loader: Loader, device: torch.device, dtype: torch.dtype) -> int:
+def largest_slice(loader: Loader, model: Llama, device: torch.device) -> int:
     """Tokens of the largest piece that `on_device` yields in the first epoch."""
     lengths = loader.store.lengths
 
@@ -66,15 +70,13 @@ def largest_slice(loader: Loader, device: torch.device, dtype: torch.dtype) -> i
 
     batch = max(tokens(batch) for batch in loader.plan(0) if batch)
     longest = int(lengths.max())
-    return max(longest, min(batch, slice_tokens(dtype))) if device.type == "cpu" else batch
+    return max(longest, min(batch, slice_tokens(model))) if device.type == "cpu" else batch
 
 
-def on_device(
-    batches: Iterable[Batch], device: torch.device, dtype: torch.dtype
-) -> Iterator[Batch]:
-    """Batches as they are computed: moved to a GPU, or in slices on a CPU."""
+def on_device(batches: Iterable[Batch], model: Llama, device: torch.device) -> Iterator[Batch]:
+    """Batches as `model` computes them: moved to a GPU, or in slices on a CPU."""
     for batch in batches:
         if device.type == "cpu":
-            yield from batch.split(slice_tokens(dtype))
+            yield from batch.split(slice_tokens(model))
         else:
             yield batch.to(device)
