@@ -18,7 +18,7 @@ LAYERS = (
     {"export", "inference", "checkpoint"},
     {"adapters", "data", "monitoring", "parallel", "quantization"},
     {"model", "configs"},
-    {"gguf_metadata", "kernels"},
+    {"gguf_metadata", "kernels", "packages"},
     {"errors"},
 )
 """From top to bottom, by the first part of a module's name below the package."""

@@ -134,7 +134,7 @@ def test_checkpoints_stand_where_and_as_was_asked(ran):
 def test_one_process_tracks_for_all(ran):
     folder = ran / "lora"
     (run,) = written_runs(folder)
-    lines = read_metrics(folder)
+    lines = read_metrics(folder).lines
     assert [line["step"] for line in lines] == [1, 2]
     assert run.rows == {
         row: {"train/step": line["step"], **named(line)} for row, line in enumerate(lines)

@@ -15,6 +15,7 @@ import torch
 from rouge_score.rouge_scorer import RougeScorer
 from transformers import AutoModelForCausalLM
 
+from llama_recipes import packages
 from llama_recipes.cli import evaluation, evaluation_table, measuring
 from llama_recipes.cli.data_flags import ABOUT_DATA
 from llama_recipes.cli.evaluate import EvaluateFlags
@@ -24,7 +25,6 @@ from llama_recipes.configs.run import RunConfig
 from llama_recipes.errors import DataError
 from llama_recipes.export.hf import save_adapter
 from llama_recipes.finetuning import main as finetune
-from llama_recipes.inference import metrics
 from support.adapted import lora
 from support.tiny_folder import VOCABULARY, byte_tokenizer, jsonl, sums, tiny_folder
 
@@ -402,7 +402,7 @@ def test_settings_are_refused_before_a_model_is_sought(on_rows, capsys, tmp_path
     assert "x.json cannot be written: No such file or directory." in said
     said = refused(capsys, 2, *usual, "--answer_pattern=(a)(b)")
     assert "has 2 groups" in said
-    monkeypatch.setattr(metrics, "find_spec", lambda name: None)
+    monkeypatch.setattr(packages, "find_spec", lambda name: None)
     assert "pip install rouge-score" in refused(capsys, 2, *usual)
     assert "There is no model at no-such-model" in refused(capsys, 4, *usual, "--no_generate")
 

@@ -11,10 +11,10 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
+from llama_recipes import packages
 from llama_recipes.cli import quickstart
 from llama_recipes.cli.main import main
 from llama_recipes.errors import ConfigError
-from llama_recipes.inference import metrics
 from llama_recipes.inference.answers import spread
 from support.real import needs_model
 
@@ -105,7 +105,7 @@ def test_a_free_name_is_found(tmp_path):
 
 
 def test_a_missing_rouge_score_is_said_first(tmp_path, monkeypatch):
-    monkeypatch.setattr(metrics, "find_spec", lambda name: None)
+    monkeypatch.setattr(packages, "find_spec", lambda name: None)
     with pytest.raises(ConfigError, match="pip install rouge-score"):
         quickstart.quickstart(tmp_path / "out")
     assert not (tmp_path / "out").exists()

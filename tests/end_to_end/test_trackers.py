@@ -17,11 +17,10 @@ import yaml
 from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
+from llama_recipes import packages, watching
 from llama_recipes import run as running
-from llama_recipes import watching
 from llama_recipes.cli.main import main as command
 from llama_recipes.finetuning import main
-from llama_recipes.monitoring import packages
 from llama_recipes.monitoring.run_log import finite, read_metrics
 from llama_recipes.monitoring.trackers import named
 from llama_recipes.training import loop
@@ -49,7 +48,7 @@ def inputs(tmp_path_factory) -> list[str]:
 
 def rows_of(folder: Path) -> list[dict[str, float]]:
     """What every tracker has to have, from metrics.jsonl."""
-    return [{"train/step": line["step"], **named(line)} for line in read_metrics(folder)]
+    return [{"train/step": line["step"], **named(line)} for line in read_metrics(folder).lines]
 
 
 def scalars_of(folder: Path) -> dict[str, list[tuple[int, float]]]:
@@ -73,7 +72,7 @@ def assert_scalars_are_the_lines(folder: Path) -> None:
 
 def assert_lists_are_the_lines(folder: Path) -> None:
     """The oracle: the loss of an epoch is the mean over its tokens, written out once more."""
-    lines, results = read_metrics(folder), json.loads((folder / "results.json").read_text())
+    lines, results = read_metrics(folder).lines, json.loads((folder / "results.json").read_text())
     lists = json.loads(Path(results["metrics_filename"]).read_text())
     steps = [line for line in lines if "loss" in line]
     losses = [line["eval_loss"] for line in lines if "eval_loss" in line]
@@ -198,7 +197,7 @@ def test_the_four_plots_show_two_curves_each(whole):
 
 def test_the_end_names_what_the_run_took(whole):
     results = json.loads((whole / "results.json").read_text())
-    lines = [line for line in read_metrics(whole) if "loss" in line]
+    lines = [line for line in read_metrics(whole).lines if "loss" in line]
     assert results["memory"].keys() == {"peak_resident_gib"}
     assert results["memory"]["peak_resident_gib"] >= lines[-1]["peak_memory_gib"] > 0.05
     assert results["total_time"] >= 2 * results["avg_epoch_time"]  # and the last checkpoint
@@ -241,7 +240,7 @@ def test_an_interrupted_run_goes_on_as_the_same_run_everywhere(inputs, tmp_path,
     folder = tmp_path / "result"
     before = next(folder.glob("metrics_data_*.json"))
     assert json.loads(before.read_text())["val_step_loss"] == [
-        line["eval_loss"] for line in read_metrics(folder) if "eval_loss" in line
+        line["eval_loss"] for line in read_metrics(folder).lines if "eval_loss" in line
     ]
     assert main([*flags, "--resume=auto"]) == 0
 
@@ -308,7 +307,7 @@ class Spy:
 
     def write(self, record) -> None:
         self.lines.append(finite(record))
-        assert read_metrics(self.folder)[-1] == self.lines[-1]
+        assert read_metrics(self.folder).lines[-1] == self.lines[-1]
 
     def finish(self, results) -> None:
         steps = sorted(path.name for path in self.folder.glob("checkpoints/step-*"))
@@ -329,7 +328,7 @@ def test_trackers_hear_of_the_end_once_all_is_saved(inputs, stops, tmp_path, mon
     assert results == written
     assert results["stop_reason"] == ("stopped by SIGTERM" if stops else "all epochs are done")
     assert steps[-1] == ("step-00000004" if stops else "step-00000006")
-    assert spy.lines == read_metrics(folder)
+    assert spy.lines == read_metrics(folder).lines
 
 
 def test_what_fails_between_start_and_training_ends_the_trackers_too(inputs, tmp_path, monkeypatch):

@@ -14,6 +14,7 @@ from bitsandbytes.functional import dequantize_4bit, quantize_4bit
 from bitsandbytes.nn import Int8Params
 from torch import Tensor, nn
 
+from llama_recipes import packages
 from llama_recipes.adapters.lora import lora_layers
 from llama_recipes.configs.peft import LoraConfig
 from llama_recipes.errors import CheckpointError, ConfigError
@@ -192,9 +193,7 @@ def test_4_bits_need_rows_of_whole_blocks():
 
 
 def test_without_bitsandbytes_it_is_refused(monkeypatch):
-    from llama_recipes.quantization import select
-
-    monkeypatch.setattr(select, "find_spec", lambda name: None)
+    monkeypatch.setattr(packages, "find_spec", lambda name: None)
     with pytest.raises(ConfigError, match="pip install bitsandbytes"):
         quantize(tiny_llama(**WIDE), Quantization(4))
     quantize(tiny_llama(**WIDE), None)  # nothing is needed for nothing

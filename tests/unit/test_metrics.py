@@ -8,8 +8,8 @@ from statistics import fmean
 import pytest
 from rouge_score.rouge_scorer import RougeScorer
 
+from llama_recipes import packages
 from llama_recipes.errors import ConfigError
-from llama_recipes.inference import metrics
 from llama_recipes.inference.metrics import (
     answer_match,
     check_rouge,
@@ -78,6 +78,6 @@ def test_a_pattern_that_cannot_find_answers_is_refused(pattern, words):
 
 def test_a_missing_library_is_named(monkeypatch):
     check_rouge()
-    monkeypatch.setattr(metrics, "find_spec", lambda name: None)
+    monkeypatch.setattr(packages, "find_spec", lambda name: None)
     with pytest.raises(ConfigError, match="pip install rouge-score"):
         check_rouge()

@@ -9,7 +9,7 @@ from datetime import datetime
 import pytest
 from matplotlib import rcParams
 
-from llama_recipes.monitoring.curves import Curve, curves
+from llama_recipes.monitoring.curves import LossCurve, curves
 from llama_recipes.monitoring.metrics_file import MetricsFile, eight_lists, metrics_path
 from llama_recipes.monitoring.plots import draw, figure
 
@@ -31,10 +31,10 @@ RUN = [
 def test_an_epoch_is_the_mean_over_its_tokens_and_its_last_evaluation():
     found = curves(RUN)
     assert found == {
-        "train_step": Curve([1, 2, 3, 4], [4.0, 2.0, 1.0, 0.0]),
-        "train_epoch": Curve([1, 2], [(4.0 * 10 + 2.0 * 30) / 40, 0.5]),
-        "val_step": Curve([1, 2, 4], [3.5, 3.0, 2.5]),
-        "val_epoch": Curve([1, 2], [3.0, 2.5]),
+        "train_step": LossCurve([1, 2, 3, 4], [4.0, 2.0, 1.0, 0.0]),
+        "train_epoch": LossCurve([1, 2], [(4.0 * 10 + 2.0 * 30) / 40, 0.5]),
+        "val_step": LossCurve([1, 2, 4], [3.5, 3.0, 2.5]),
+        "val_epoch": LossCurve([1, 2], [3.0, 2.5]),
     }
     assert found["val_epoch"].perplexities == [math.exp(3.0), math.exp(2.5)]
 

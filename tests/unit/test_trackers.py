@@ -12,12 +12,12 @@ import wandb
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from wandb.errors import AuthenticationError, CommError
 
+from llama_recipes import packages
 from llama_recipes.checkpoint.store import publish
 from llama_recipes.configs.run import RunConfig
 from llama_recipes.configs.training import TrainConfig
 from llama_recipes.configs.wandb import WandbConfig
-from llama_recipes.errors import ConfigError
-from llama_recipes.monitoring import packages
+from llama_recipes.errors import CheckpointError, ConfigError
 from llama_recipes.monitoring.results import how_it_ended
 from llama_recipes.monitoring.run_log import METRICS_FILE, read_metrics
 from llama_recipes.monitoring.to_tensorboard import TensorBoard
@@ -82,9 +82,15 @@ def test_how_a_run_ended_is_told_from_its_reason(reason, ending):
 
 
 def test_lines_are_read_back(tmp_path):
-    assert read_metrics(None) == read_metrics(tmp_path) == []
+    assert read_metrics(None) == read_metrics(tmp_path) == ([], 0)
     (tmp_path / METRICS_FILE).write_text('{"step": 1}\n{"step": 2}\n')
-    assert read_metrics(tmp_path) == [{"step": 1}, {"step": 2}]
+    assert read_metrics(tmp_path).lines == [{"step": 1}, {"step": 2}]
+    with (tmp_path / METRICS_FILE).open("a") as file:
+        file.write('{"step": 3, "lo')  # as a kill may leave it
+    assert read_metrics(tmp_path) == ([{"step": 1}, {"step": 2}], 1)
+    (tmp_path / METRICS_FILE).write_text('{"step": 1}\n{"st\n')
+    with pytest.raises(CheckpointError, match="line 2 is no line of metrics. Remove it to go on"):
+        read_metrics(tmp_path)
 
 
 # What is missing is said before anything begins

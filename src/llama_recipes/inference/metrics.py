@@ -4,21 +4,17 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from importlib.util import find_spec
 from statistics import fmean
 
 from llama_recipes.errors import ConfigError
+from llama_recipes.packages import require
 
 ROUGE = ("rouge1", "rouge2", "rougeL")
 
 
 def check_rouge() -> None:
     """Raises ConfigError where the library that measures ROUGE is missing."""
-    if find_spec("rouge_score") is None:
-        raise ConfigError(
-            "ROUGE is measured with the package rouge-score, which is not installed here."
-            " Install it: pip install rouge-score"
-        )
+    require("rouge-score", why="ROUGE is measured with")
 
 
 def rouge(

@@ -16,7 +16,7 @@ from llama_recipes.monitoring.run_log import perplexity
 
 
 @dataclass
-class Curve:
+class LossCurve:
     """x: steps or epochs, from 1. losses: nats per token, NaN where one was not finite."""
 
     x: list[int] = field(default_factory=list)
@@ -27,9 +27,9 @@ class Curve:
         return [perplexity(loss) for loss in self.losses]
 
 
-def curves(records: Iterable[Mapping[str, Any]]) -> dict[str, Curve]:
+def curves(records: Iterable[Mapping[str, Any]]) -> dict[str, LossCurve]:
     """`train_step`, `train_epoch`, `val_step` and `val_epoch`, from lines in their order."""
-    found = {f"{part}_{per}": Curve() for part in ("train", "val") for per in ("step", "epoch")}
+    found = {f"{part}_{per}": LossCurve() for part in ("train", "val") for per in ("step", "epoch")}
     sums: dict[int, tuple[float, int]] = {}
     evaluated: dict[int, float] = {}
     epoch, tokens_before = 1, 0
@@ -51,7 +51,7 @@ def curves(records: Iterable[Mapping[str, Any]]) -> dict[str, Curve]:
     return found
 
 
-def _append(curve: Curve, x: int, loss: float) -> None:
+def _append(curve: LossCurve, x: int, loss: float) -> None:
     curve.x.append(x)
     curve.losses.append(loss)
 

@@ -10,10 +10,10 @@ from pathlib import Path
 from typing import Any
 
 from llama_recipes.monitoring.curves import curves
-from llama_recipes.monitoring.packages import require
 from llama_recipes.monitoring.plots import draw
 from llama_recipes.monitoring.run_log import finite, read_metrics
 from llama_recipes.monitoring.trackers import Publish
+from llama_recipes.packages import require
 
 
 def metrics_path(folder: Path, rank: int | None, now: datetime) -> Path:
@@ -29,7 +29,7 @@ def rebuild(folder: Path, publish: Publish) -> None:
     """Write a run's file of losses and its plots anew, if any. Raises OSError, ConfigError."""
     for path in sorted(folder.glob("metrics_data_*.json")):
         require("matplotlib", why="The plots of --save_metrics are drawn with")
-        MetricsFile(path, earlier=read_metrics(folder), publish=publish).finish({})
+        MetricsFile(path, earlier=read_metrics(folder).lines, publish=publish).finish({})
 
 
 def eight_lists(records: Sequence[Mapping[str, Any]]) -> dict[str, list[float | None]]:

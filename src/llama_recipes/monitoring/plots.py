@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 from io import BytesIO
 from typing import TYPE_CHECKING, Any
 
-from llama_recipes.monitoring.curves import Curve, curves
+from llama_recipes.monitoring.curves import LossCurve, curves
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -27,7 +27,7 @@ def draw(records: Iterable[Mapping[str, Any]]) -> dict[str, bytes]:
     return pictures
 
 
-def figure(train: Curve, validation: Curve, *, measure: str, per: str) -> Figure:
+def figure(train: LossCurve, validation: LossCurve, *, measure: str, per: str) -> Figure:
     """One picture. measure: loss or perplexity; per: epoch or step, what x counts.
 
     Through matplotlib's Agg canvas alone: no screen is needed, and what the process that calls this

@@ -8,7 +8,9 @@ import os
 from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, NamedTuple, Self, TypeGuard
+
+from llama_recipes.errors import CheckpointError
 
 METRICS_FILE = "metrics.jsonl"
 
@@ -52,16 +54,46 @@ class RunLog:
             self._file.close()
 
 
-def read_metrics(folder: Path | None) -> list[dict[str, Any]]:
-    """The lines of a run's metrics.jsonl; none where there is no folder, or no file in it.
+class Metrics(NamedTuple):
+    """lines: whole ones. cut: how many at the end are not, 0 or 1: a kill may leave one."""
 
-    Without the part of a line that a kill may leave at the end.
+    lines: list[dict[str, Any]]
+    cut: int = 0
+
+
+def read_metrics(folder: Path | None) -> Metrics:
+    """A run's metrics.jsonl; no lines where there is no folder, or no file in it.
+
+    Raises CheckpointError where a whole line is not one that a run writes.
     """
     path = folder / METRICS_FILE if folder is not None else None
     if path is None or not path.is_file():
-        return []
-    *lines, _ = path.read_text(encoding="utf-8").split("\n")
-    return [json.loads(line) for line in lines]
+        return Metrics([])
+    try:
+        *texts, last = path.read_text(encoding="utf-8").split("\n")
+    except UnicodeDecodeError as error:
+        raise _damaged(path, f"it is not UTF-8 ({error})") from error
+    lines = []
+    for number, text in enumerate(texts, 1):
+        try:
+            line = json.loads(text)
+        except ValueError:
+            line = None
+        if not _is_metrics(line):
+            raise _damaged(path, f"line {number} is no line of metrics")
+        lines.append(line)
+    return Metrics(lines, int(bool(last)))
+
+
+def _is_metrics(line: object) -> TypeGuard[dict[str, Any]]:
+    if not isinstance(line, dict) or type(line.get("step")) is not int:
+        return False
+    numbers = (value is None or type(value) in (int, float) for value in line.values())
+    return all(numbers) and ("loss" not in line or {"epoch", "supervised_tokens"} <= line.keys())
+
+
+def _damaged(path: Path, why: str) -> CheckpointError:
+    return CheckpointError(f"{path} is damaged: {why}. Remove it to go on without what it says.")
 
 
 def finite(record: Mapping[str, Any]) -> dict[str, Any]:

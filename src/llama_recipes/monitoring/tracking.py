@@ -10,12 +10,12 @@ from typing import Any
 from llama_recipes.configs.document import to_yaml
 from llama_recipes.configs.run import RunConfig
 from llama_recipes.monitoring.metrics_file import MetricsFile, metrics_path
-from llama_recipes.monitoring.packages import require
 from llama_recipes.monitoring.run_log import read_metrics
 from llama_recipes.monitoring.screen import Screen
 from llama_recipes.monitoring.to_tensorboard import FOLDER, TensorBoard
 from llama_recipes.monitoring.to_wandb import check_login, start_wandb
 from llama_recipes.monitoring.trackers import Publish, Tracker
+from llama_recipes.packages import require
 
 
 def check_trackers(config: RunConfig) -> None:
@@ -54,7 +54,7 @@ def make_trackers(
     `metrics_file`. facts: about model and data, shown beside the settings. publish: replaces a
     file's content atomically.
     """
-    train, earlier = config.train_config, read_metrics(folder)
+    train, earlier = config.train_config, read_metrics(folder).lines
     trackers: list[Tracker] = []
     if metrics_filename is not None:
         trackers.append(MetricsFile(Path(metrics_filename), earlier=earlier, publish=publish))

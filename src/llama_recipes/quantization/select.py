@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from importlib.util import find_spec
 from typing import Any, Literal, get_args
 
 from llama_recipes.configs.quantization import QuantizationConfig
-from llama_recipes.errors import CheckpointError, ConfigError
+from llama_recipes.errors import CheckpointError
 from llama_recipes.model.llama import Linear, Llama
+from llama_recipes.packages import require
 from llama_recipes.quantization.linear import BLOCK, FourBitLinear, Int8Linear, QuantType
 
 
@@ -49,11 +49,7 @@ def quantize(model: Llama, how: Quantization | None) -> None:
     """
     if how is None:
         return
-    if find_spec("bitsandbytes") is None:
-        raise ConfigError(
-            "--quantization computes with the package bitsandbytes, which is not installed here."
-            " Install it: pip install bitsandbytes"
-        )
+    require("bitsandbytes", why="--quantization computes with")
     import bitsandbytes  # noqa: F401 - registers its operators
 
     layers = {

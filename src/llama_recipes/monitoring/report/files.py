@@ -12,7 +12,7 @@ from llama_recipes.configs.document import load
 from llama_recipes.configs.settings import SETTINGS
 from llama_recipes.errors import CheckpointError, ConfigError
 from llama_recipes.monitoring.results import LAST, RESULTS_FILE
-from llama_recipes.monitoring.run_log import METRICS_FILE
+from llama_recipes.monitoring.run_log import read_metrics
 
 CONFIG_FILE = "config.yaml"
 RUN_FILE = "run.json"
@@ -63,7 +63,7 @@ def read_run(folder: Path) -> RunFiles:
             " --output_dir of a run."
         )
     try:
-        lines, cut_lines = _metrics(folder / METRICS_FILE)
+        lines, cut_lines = read_metrics(folder)
         return RunFiles(
             folder=folder.resolve(),
             changed=_settings(folder / CONFIG_FILE),
@@ -128,34 +128,6 @@ def _with_objects(
             if not isinstance(held, kind) or not all(isinstance(each, dict) for each in inner):
                 raise CheckpointError(_damaged(path, f"{name} is not what a run writes"))
     return content
-
-
-def _metrics(path: Path) -> tuple[list[dict[str, Any]], int]:
-    """The lines, and how many at the end are unfinished: a kill may leave one."""
-    if not path.is_file():
-        return [], 0
-    try:
-        texts = path.read_text(encoding="utf-8").split("\n")
-    except UnicodeDecodeError as error:
-        raise CheckpointError(_damaged(path, f"it is not UTF-8 ({error})")) from error
-    last = texts.pop()  # empty where the last line is whole
-    lines = []
-    for number, text in enumerate(texts, 1):
-        try:
-            line = json.loads(text)
-        except ValueError:
-            line = None
-        if not _is_metrics(line):
-            raise CheckpointError(_damaged(path, f"line {number} is no line of metrics"))
-        lines.append(line)
-    return lines, int(bool(last))
-
-
-def _is_metrics(line: object) -> bool:
-    if not isinstance(line, dict) or type(line.get("step")) is not int:
-        return False
-    numbers = (value is None or type(value) in (int, float) for value in line.values())
-    return all(numbers) and ("loss" not in line or {"epoch", "supervised_tokens"} <= line.keys())
 
 
 def _damaged(path: Path, why: str) -> str:
