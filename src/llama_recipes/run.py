@@ -174,7 +174,7 @@ def _finetune(config: RunConfig, screen: Screen, interruption: Interruption) -> 
     with (
         RunLog(written_by_me, keep=metrics_bytes) as log,
         ending.finishing(trackers),
-        screen.training(steps),
+        screen.training(steps, done=checkpoint.step if checkpoint else 0),
     ):
         world.lead(
             lambda: trackers.add(

@@ -15,9 +15,9 @@ def screen(**settings) -> tuple[Screen, io.StringIO]:
     return Screen(Console(file=output, highlight=False, **settings)), output
 
 
-def train(shown: Screen, steps: int) -> None:
-    with shown.training(steps):
-        for step in range(1, steps + 1):
+def train(shown: Screen, steps: int, *, done: int = 0) -> None:
+    with shown.training(steps, done=done):
+        for step in range(done + 1, steps + 1):
             shown.step(epoch=1, epochs=2, step=step, loss=1 / step, tokens_per_second=12345.6)
 
 
@@ -39,6 +39,15 @@ def test_a_slow_run_has_a_line_a_step_and_says_how_long_it_takes(monkeypatch):
     train(shown, 4)
     left = [line.rpartition(", ")[2] for line in output.getvalue().splitlines()]
     assert left == ["5:00 left)", "3:20 left)", "1:40 left)", "0:00 left)"]
+
+
+def test_the_time_left_after_a_resume_is_that_of_this_process_s_steps(monkeypatch):
+    clock = iter([0.0, *range(100, 300, 100)])
+    monkeypatch.setattr("time.monotonic", lambda: next(clock))
+    shown, output = screen()
+    train(shown, 1002, done=1000)
+    left = [line.rpartition(", ")[2] for line in output.getvalue().splitlines()]
+    assert left == ["1:40 left)", "0:00 left)"]
 
 
 def test_a_long_line_is_not_folded():

@@ -31,7 +31,7 @@ class Screen:
         self.warnings: list[str] = []
         self._progress: Progress | None = None
         self._task = TaskID(0)
-        self._total_steps = 0
+        self._done_before = self._total_steps = 0
         self._started = self._next_line = 0.0
 
     def line(self, text: str) -> None:
@@ -47,9 +47,10 @@ class Screen:
         self.console.print(text, style=style, markup=False, emoji=False, soft_wrap=True)
 
     @contextmanager
-    def training(self, total_steps: int) -> Iterator[None]:
-        """Show the steps of a run while the block trains."""
-        self._total_steps, self._started = total_steps, time.monotonic()
+    def training(self, total_steps: int, *, done: int = 0) -> Iterator[None]:
+        """Show the steps of a run while the block trains. done: steps that were made before it."""
+        self._total_steps, self._done_before = total_steps, done
+        self._started = time.monotonic()
         if not self.console.is_terminal:
             yield
             return
@@ -62,7 +63,9 @@ class Screen:
             TimeRemainingColumn(),
             console=self.console,
         ) as self._progress:
-            self._task = self._progress.add_task("Training", total=total_steps, note="")
+            self._task = self._progress.add_task(
+                "Training", total=total_steps, completed=done, note=""
+            )
             try:
                 yield
             finally:
@@ -84,7 +87,8 @@ class Screen:
         if now < self._next_line and step != self._total_steps:
             return
         self._next_line = now + _SECONDS_BETWEEN_LINES
-        left = (now - self._started) / step * (self._total_steps - step)
+        seconds_a_step = (now - self._started) / (step - self._done_before)
+        left = seconds_a_step * (self._total_steps - step)
         self.line(
             f"Training Epoch: {epoch}/{epochs}, step {step}/{self._total_steps} completed"
             f" (loss: {loss:.4f}, {tokens_per_second:,.0f} tokens/s, {duration(left)} left)"
