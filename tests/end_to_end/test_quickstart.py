@@ -94,7 +94,7 @@ def test_the_command_that_it_shows_asks_the_result(done, capsys):
     assert answer.split()[:2] == first["after"].split()[:2]
 
 
-def test_a_free_name_is_found(tmp_path):
+def test_a_free_name_is_found(tmp_path, monkeypatch):
     wanted = tmp_path / "out"
     assert quickstart.free_folder(wanted) == wanted
     wanted.mkdir()
@@ -102,6 +102,11 @@ def test_a_free_name_is_found(tmp_path):
     (wanted / "x").touch()
     (tmp_path / "out-2").touch()
     assert quickstart.free_folder(wanted) == tmp_path / "out-3"
+    monkeypatch.chdir(wanted)
+    assert quickstart.free_folder(Path()) == tmp_path / "out-3"
+    assert quickstart.free_folder(Path("..")) == tmp_path.with_name(f"{tmp_path.name}-2")
+    with pytest.raises(ConfigError, match="Name a new folder in it"):
+        quickstart.free_folder(Path("/"))
 
 
 def test_a_missing_rouge_score_is_said_first(tmp_path, monkeypatch):

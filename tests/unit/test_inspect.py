@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from llama_recipes.cli.inspection_samples import pieces, read_samples
+from llama_recipes.cli.inspection_samples import Sample, pieces, read_samples
 from llama_recipes.configs.datasets import FileDataset
 from llama_recipes.data import inspect
 from llama_recipes.data.inspect import as_trained, mark
@@ -305,3 +305,14 @@ def test_the_pieces_of_a_sample_are_its_tokens_and_its_text(tmp_path, style):
             assert "\ufffd" not in "".join(piece.text for piece in found)
             states = [piece.is_trained for piece in found for _ in piece.ids]
             assert states == [label != IGNORE for label in labels]
+
+
+def test_a_character_that_is_trained_in_part_is_two_pieces():
+    words = tokenizer("chatml")
+    ids = words.encode("ab 你 c")
+    sample = Sample(1, 1, 1, 1, 1, 1, 0, 1, ids, list(ids), 0)
+    (together,) = (piece for piece in pieces(sample, words) if len(piece.ids) > 1)
+    first = ids.index(together.ids[0])
+    half = replace(sample, labels=[IGNORE] * (first + 1) + ids[first + 1 :])
+    states = [piece.is_trained for piece in pieces(half, words) for _ in piece.ids]
+    assert states == [label != IGNORE for label in half.labels]

@@ -182,8 +182,10 @@ def _labels(form: str, *, train_on_prompt: bool) -> str:
 
 def headline(finding: Finding) -> str:
     """`3 of 40 documents are …`"""
+    if not finding.of:
+        return finding.what
     if finding.count == finding.of:
-        return finding.what if finding.of == 1 else f"{_all(finding)} {finding.what}"
+        return f"{_all(finding)} {finding.what}"
     return f"{finding.count:,} of {finding.of:,} {finding.what}"
 
 

@@ -41,7 +41,7 @@ class Sample:
 
 @dataclass(frozen=True, slots=True)
 class Piece:
-    """One token, or those few that are one character together."""
+    """One token, or those few that are one character together, all trained or all masked."""
 
     text: str
     ids: tuple[int, ...]
@@ -100,19 +100,20 @@ def _documents(batch: Batch) -> Iterator[tuple[int, list[int], list[int], int]]:
 def pieces(sample: Sample, tokenizer: Tokenizer) -> Iterator[Piece]:
     """The text of a sample as its tokens write it."""
     ids, start, before = sample.ids, 0, list[int]()
+    is_trained = [label != IGNORE for label in sample.labels]
     for end in range(1, len(ids) + 1):
         # Decoded behind the token before it: some tokenizers drop a space from a text's beginning.
         known = len(tokenizer.decode(before)) if before else 0
         text = tokenizer.decode([*before, *ids[start:end]])[known:]
         unfinished = text.endswith(_INCOMPLETE) and end - start < _LONGEST_CHARACTER
-        if unfinished and end < len(ids):
+        if unfinished and end < len(ids) and is_trained[end] == is_trained[start]:
             continue
         own = slice(start, end)
         labels = sample.labels[own]
         yield Piece(
             text=text,
             ids=tuple(ids[own]),
-            is_trained=any(label != IGNORE for label in labels),
+            is_trained=is_trained[start],
             is_control=any(id_ in tokenizer.special_ids for id_ in ids[own]),
             learns=tuple(
                 label

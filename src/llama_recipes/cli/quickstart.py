@@ -19,7 +19,7 @@ from pydantic import Field
 
 from llama_recipes.cli.flags import read_flags
 from llama_recipes.configs.section import Section
-from llama_recipes.errors import guard
+from llama_recipes.errors import ConfigError, guard
 from llama_recipes.parallel.ranks import share_processor
 
 if TYPE_CHECKING:
@@ -155,9 +155,16 @@ def quickstart(
 
 
 def free_folder(wanted: Path) -> Path:
-    """`wanted`, or with the lowest number behind it that nothing else has."""
+    """`wanted`, or with the lowest number behind it that nothing else has.
+
+    Raises ConfigError where it has no name that a number could stand behind: the root.
+    """
     if not wanted.exists() or (wanted.is_dir() and not any(wanted.iterdir())):
         return wanted
+    if wanted.name in ("", ".."):
+        wanted = wanted.resolve()
+    if not wanted.name:
+        raise ConfigError(f"--output_dir {wanted} is full. Name a new folder in it.")
     numbered = (wanted.with_name(f"{wanted.name}-{number}") for number in count(2))
     return next(path for path in numbered if not path.exists())
 

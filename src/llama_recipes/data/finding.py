@@ -23,7 +23,8 @@ EXAMPLES = 5
 class Finding:
     """`name` is for programs; `what` and `fix` are sentences for people.
 
-    part: training, validation or run. count documents or rows `of` so many. rows: the numbers, from
+    part: training, validation or run. count documents or rows `of` so many; of 0: `what` is all
+    there is to say. rows: the numbers, from
     1, of the first in their part of the data set; matches: for each the row of the training part
     that it equals, where that is what was found.
     """

@@ -14,7 +14,7 @@ MUCH_PADDING = 1 / 3
 def refused(reason: str) -> Finding:
     """The run itself would stop at its data."""
     return Finding(
-        "run_refused", _RUN, 1, 1,
+        "run_refused", _RUN, 1, 0,
         f"run: training with these flags stops at the data. {reason}",
         "What is shown here is what would be left without these rows.",
     )  # fmt: skip
@@ -25,7 +25,7 @@ def about_template(template: Template | None, *, is_used: bool) -> list[Finding]
         return []
     return [
         Finding(
-            "template_without_generation_prompt", _RUN, 1, 1,
+            "template_without_generation_prompt", _RUN, 1, 0,
             f"chat template: it writes {template.opens!r} before an answer, but not when it is"
             " asked for one (add_generation_prompt), so the model has to write that itself.",
             "Take a template with a part for add_generation_prompt, or add it to chat_template in"

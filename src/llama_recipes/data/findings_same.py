@@ -66,7 +66,7 @@ def about_leaks(part: Part, overlap: Overlap, training: Part) -> Iterator[Findin
         yield Finding(
             name, part.name, len(places), len(hit),
             f"validation documents {what}: the evaluation's loss is too good to be true.",
-            "Take them out of one of the parts, or give other rows with"
-            " --file_dataset.validation_file.",
+            "Take them out of one of the parts, or validate on other rows (of --dataset"
+            " file_dataset: --file_dataset.validation_file).",
             rows=rows_of(part, places), matches=rows_of(training, overlap.match[places]),
         )  # fmt: skip
