@@ -311,7 +311,7 @@ def test_a_character_that_is_trained_in_part_is_two_pieces():
     words = tokenizer("chatml")
     (ids,) = words.encode_batch(["ab 你 c"])
     sample = Sample(1, 1, 1, 1, 1, 1, 0, 1, ids, list(ids), 0)
-    (together,) = (piece for piece in pieces(sample, words) if len(piece.ids) > 1)
+    together = next(piece for piece in pieces(sample, words) if len(piece.ids) > 1)
     first = ids.index(together.ids[0])
     half = replace(sample, labels=[IGNORE] * (first + 1) + ids[first + 1 :])
     states = [piece.is_trained for piece in pieces(half, words) for _ in piece.ids]
