@@ -190,11 +190,14 @@ def kept_on(config: RunConfig, device: torch.device) -> torch.device:
 
 def recompute(config: RunConfig, model: Llama, device: torch.device, screen: Screen) -> None:
     """Keep few activations where that was asked for: on one device it is not the default."""
-    name, sharded = "fsdp_config.fsdp_activation_checkpointing", config.train_config.enable_fsdp
+    name, train = "fsdp_config.fsdp_activation_checkpointing", config.train_config
+    sharded = train.enable_fsdp
     if config.value(name) and (sharded or config.was_set(name)):
         recompute_layers(model)
-        if device.type == "cpu":
-            give_back_at_once()  # who asks for this wants memory, and gives time for it
+        # Who asks for this wants memory, and gives time for it: where gradients of all weights, or
+        # weights out of their 4 bits, come and go, a fifth of it is what the C library keeps.
+        if device.type == "cpu" and (not train.use_peft or train.quantization):
+            give_back_at_once()
         where = "" if sharded else ", on this one device too"
         screen.line(f"Activations are computed again in the backward pass{where}.")
 

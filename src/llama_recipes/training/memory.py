@@ -12,6 +12,9 @@ from llama_recipes.model.loss import CHUNK_LOGITS
 _ADAM_BYTES = 12
 """Of a trained weight beyond itself: its gradient and two moments in float32."""
 
+_LOGITS_BYTES = 8
+"""Of a logit in float32, and of what PyTorch makes beside it for the softmax."""
+
 _PROBE_TOKENS = (32, 64)
 
 _TRANSIENT = 1.7
@@ -31,7 +34,7 @@ def step_bytes(model: Llama, tokens: int) -> int:
     few, more = (_saved_bytes(model, count) for count in _PROBE_TOKENS)
     per_token = (more - few) / (_PROBE_TOKENS[1] - _PROBE_TOKENS[0])
     fixed = few - per_token * _PROBE_TOKENS[0]
-    logits = 3 * 4 * min(CHUNK_LOGITS, tokens * model.config.vocab_size)
+    logits = _LOGITS_BYTES * min(CHUNK_LOGITS, tokens * model.config.vocab_size)
     return round(optimizer + fixed + _TRANSIENT * per_token * tokens + logits)
 
 

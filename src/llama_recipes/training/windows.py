@@ -18,15 +18,15 @@ _SLICE_BYTES = 2048
 
 
 def slice_tokens(model: Llama) -> int:
-    """Tokens that go through the model at a time on a CPU: 512 in fp32, 1,024 where it recomputes.
+    """Tokens that go through the model at a time on a CPU: 512 in fp32.
 
     Documents are independent, so a micro-batch computed in slices gives the same update. Larger
-    slices are a few percent faster, and the memory of their activations grows in proportion: where
-    these are computed anew, they are little beside the gradients that every slice after the first
-    finds there.
+    slices are a few percent faster, and the memory of their activations grows in proportion. Twice
+    as many where activations are computed anew and all weights train: there they are little beside
+    the gradients that every slice after the first finds in memory.
     """
     tokens = _SLICE_BYTES // model.dtype.itemsize
-    return 2 * tokens if model.recomputes else tokens
+    return 2 * tokens if model.recomputes and model.head_weight.requires_grad else tokens
 
 
 @dataclass(frozen=True)
