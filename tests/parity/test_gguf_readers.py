@@ -20,6 +20,18 @@ SHAPES = {
     "tied": {"tie_word_embeddings": True},
     "biases": {"attention_bias": True},
     "linear rope": {"rope": RopeConfig(scaling={"rope_type": "linear", "factor": 2.0})},
+    "llama-3 rope of other parameters": {
+        "rope": RopeConfig(
+            theta=5e5,
+            scaling={
+                "rope_type": "llama3",
+                "factor": 4.0,
+                "low_freq_factor": 2.0,
+                "high_freq_factor": 8.0,
+                "original_max_position_embeddings": 16,
+            },
+        )
+    },
     "llama-3 rope": {
         "rope": RopeConfig(
             theta=5e5,

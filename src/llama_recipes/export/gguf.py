@@ -19,7 +19,14 @@ from llama_recipes.data.tokenizer_to_gguf import gguf_tokenizer_metadata
 from llama_recipes.export.encodings import Q8_BLOCK, Encoding
 from llama_recipes.export.trained import Trained
 from llama_recipes.model.config import LlamaConfig, RopeConfig
-from llama_recipes.model.gguf_layout import ROPE_FACTORS, SETTINGS, gguf_name, neighbours, rotates
+from llama_recipes.model.gguf_layout import (
+    LLAMA3_SCALING,
+    ROPE_FACTORS,
+    SETTINGS,
+    gguf_name,
+    neighbours,
+    rotates,
+)
 from llama_recipes.model.rope import inverse_frequencies
 
 _FILE_TYPES = {
@@ -106,6 +113,9 @@ def _settings(config: LlamaConfig) -> dict[str, Any]:
     scaling = config.rope.scaling
     if scaling is not None and scaling["rope_type"] == "linear":
         values |= {"rope.scaling.type": "linear", "rope.scaling.factor": float(scaling["factor"])}
+    if scaling is not None and scaling["rope_type"] == "llama3":
+        # Beside the factors that llama.cpp takes: what they were made of, for who reads it back.
+        values |= {key: type(usual)(scaling[name]) for name, (key, usual) in LLAMA3_SCALING.items()}
     return {f"llama.{key}": value for key, value in values.items()}
 
 

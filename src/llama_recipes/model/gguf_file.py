@@ -20,6 +20,7 @@ from llama_recipes.errors import CheckpointError
 from llama_recipes.gguf_metadata import GgufHeader, GgufTensor
 from llama_recipes.model.config import LlamaConfig, RopeConfig
 from llama_recipes.model.gguf_layout import (
+    LLAMA3_SCALING,
     ROPE_FACTORS,
     SETTINGS,
     halves,
@@ -188,27 +189,25 @@ def _theta(settings: Mapping[str, Any]) -> float:
 def _rope_scaling(
     header: GgufHeader, settings: Mapping[str, Any], head_dim: int
 ) -> dict[str, Any] | None:
-    """GGUF keeps Llama 3's scaling only as the factor of each rotating pair, not its parameters."""
+    """GGUF keeps Llama 3's scaling as the factor of each rotating pair: of the parameters that
+    Llama 3 has, where the file does not say others."""
     if settings.get("rope.scaling.type") == "linear":
         return {"rope_type": "linear", "factor": settings["rope.scaling.factor"]}
     if ROPE_FACTORS not in header.tensors:
         return None
     tensor = header.tensors[ROPE_FACTORS]
     factors = _read_rows(header.path, tensor, 0, tensor.shape[0])
-    scaling = {
-        "rope_type": "llama3",
-        "factor": float(factors.max()),
-        "low_freq_factor": 1.0,
-        "high_freq_factor": 4.0,
-        "original_max_position_embeddings": 8192,
+    parameters = {
+        name: type(usual)(settings.get(key, usual)) for name, (key, usual) in LLAMA3_SCALING.items()
     }
+    scaling = {"rope_type": "llama3", "factor": float(factors.max()), **parameters}
     cpu = torch.device("cpu")
     plain = inverse_frequencies(RopeConfig(theta=_theta(settings)), head_dim, cpu)
     scaled = inverse_frequencies(RopeConfig(_theta(settings), scaling), head_dim, cpu)
     if factors.shape != plain.shape or not torch.allclose(factors, plain / scaled, rtol=1e-4):
         raise CheckpointError(
-            f"the rope factors in {ROPE_FACTORS} are not those of Llama 3's scaling"
-            " (low 1, high 4, original context 8192), the only one recognised in a GGUF file."
+            f"the rope factors in {ROPE_FACTORS} are not those of Llama 3's scaling with"
+            f" {', '.join(f'{name} {value:g}' for name, value in parameters.items())}."
             " Give the model as a Hugging Face folder."
         )
     return scaling

@@ -12,6 +12,13 @@ from torch import Tensor
 ROPE_FACTORS = "rope_freqs.weight"
 """A tensor [d/2] by which the angle of each rotating pair is divided."""
 
+LLAMA3_SCALING = {
+    "low_freq_factor": ("rope.scaling.low_freq_factor", 1.0),
+    "high_freq_factor": ("rope.scaling.high_freq_factor", 4.0),
+    "original_max_position_embeddings": ("rope.scaling.original_context_length", 8192),
+}
+"""Parameters of Llama 3's scaling → their settings in our files, and what they are elsewhere."""
+
 SETTINGS = {
     "hidden_size": "embedding_length",
     "intermediate_size": "feed_forward_length",
