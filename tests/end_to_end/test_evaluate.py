@@ -13,6 +13,7 @@ import peft
 import pytest
 import torch
 from rouge_score.rouge_scorer import RougeScorer
+from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM
 
 from llama_recipes import packages
@@ -429,6 +430,14 @@ def test_models_that_do_not_go_together(folder, on_rows, evaluate, tmp_path):
     byte_tokenizer(eos_token="<|pad|>").save_pretrained(tmp_path / "other")
     _, said = evaluate(folder / "model", *on_rows, f"--compare_with={tmp_path / 'other'}", code=4)
     assert "have different tokenizers: they would see other tokens" in said
+
+    shutil.copytree(folder / "model", tmp_path / "cut")
+    weights = tmp_path / "cut" / "model.safetensors"
+    kept = {key: t for key, t in load_file(weights).items() if key != "model.norm.weight"}
+    save_file(kept, weights)
+    _, said = evaluate(folder / "model", *on_rows, f"--compare_with={tmp_path / 'cut'}", code=4)
+    assert "The checkpoint lacks model.norm.weight" in said
+    assert "the loss on" not in said  # nothing was measured for nothing
 
     shutil.copytree(folder / "adapter", tmp_path / "lost")
     settings = tmp_path / "lost" / "adapter_config.json"

@@ -146,6 +146,12 @@ def test_another_beginning(adapter, tmp_path):
     )
 
 
+def test_a_model_with_fewer_rows_than_its_template_writes_ids(tmp_path):
+    small = str(save_base(tmp_path / "small", vocab_size=50))
+    with pytest.raises(CheckpointError, match="the model's embedding has only 50 rows"):
+        compare(small, None, small, "F32")
+
+
 def test_one_mistake_in_writer_and_check_is_seen_by_the_adapter_itself(
     adapter, tmp_path, monkeypatch
 ):

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 
 from llama_recipes.errors import CheckpointError, ConfigError
-from llama_recipes.inference.load import Found, Loaded, find, load
+from llama_recipes.inference.load import Found, Loaded, check, find, load
 
 BASE = "base"
 """What --compare_with calls the model under an adapter."""
@@ -60,4 +60,6 @@ def candidates(name: str, *, base: str | None, compare_with: str) -> list[Candid
             f"{pair[0].name} and {pair[1].name} have different tokenizers: they would see other"
             " tokens, and a loss per token would not mean the same. Measure each on its own."
         )
+    for candidate in pair:
+        check(candidate.found)  # now, and not once the first has been measured
     return pair

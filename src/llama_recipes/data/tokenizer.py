@@ -210,8 +210,8 @@ def _from_folder(folder: Path) -> Any:
     if not holds_tokenizer(folder):
         raise CheckpointError(
             f"{folder} holds no tokenizer ({', '.join(_TOKENIZER_FILES)}: none is there)."
-            " Fetch the tokenizer's files from where the model comes from, or name another folder"
-            " with --tokenizer_name."
+            " Fetch the tokenizer's files from where the model comes from, or train with another"
+            " folder's (--tokenizer_name)."
         )
     _refuse_code(folder)
     from transformers import AutoTokenizer
@@ -223,8 +223,8 @@ def _from_folder(folder: Path) -> Any:
     except Exception as error:  # tokenizers raises bare Exceptions for a file it cannot read
         reason = str(error).strip().partition("\n")[0] or type(error).__name__
         raise CheckpointError(
-            f"The tokenizer in {folder} cannot be read: {reason}. Fetch its files again, or name"
-            " another folder with --tokenizer_name."
+            f"The tokenizer in {folder} cannot be read: {reason}. Fetch its files again, or"
+            " train with another folder's (--tokenizer_name)."
         ) from error
     if not hf.is_fast:
         raise CheckpointError(

@@ -62,7 +62,8 @@ def gguf_tokenizer(path: Path) -> Any:
     tokens = metadata.get("ggml.tokens")
     if not tokens:
         raise CheckpointError(
-            f"{path} holds no tokenizer. Name a folder that holds it with --tokenizer_name."
+            f"{path} holds no tokenizer. Give the model as a Hugging Face folder, or train with a"
+            " folder that holds its tokenizer (--tokenizer_name)."
         )
     try:
         tokenizer = tokenizer_of(metadata)
@@ -75,13 +76,13 @@ def gguf_tokenizer(path: Path) -> Any:
     if metadata.get("ggml.model") != "gpt2":
         raise CheckpointError(
             f"{path} has a tokenizer of the kind {metadata.get('ggml.model')!r}; the kinds known in"
-            " GGUF files are gpt2, llama. Name a folder that holds the tokenizer with"
-            " --tokenizer_name."
+            " GGUF files are gpt2, llama. Give the model as a Hugging Face folder, or train with a"
+            " folder that holds its tokenizer (--tokenizer_name)."
         )
     raise CheckpointError(
         f"{path} splits text in the way named {metadata.get('ggml.pre', '')!r}, which is not known"
-        f" here; known: {', '.join(WORD_RULES)}. Name a folder that holds the tokenizer with"
-        " --tokenizer_name."
+        f" here; known: {', '.join(WORD_RULES)}. Give the model as a Hugging Face folder, or"
+        " train with a folder that holds its tokenizer (--tokenizer_name)."
     )
 
 

@@ -26,7 +26,7 @@ from llama_recipes.export.rounding import is_rounded
 from llama_recipes.export.trained import Trained, plain_model
 from llama_recipes.inference.generate import generate
 from llama_recipes.inference.load import Found, find, load
-from llama_recipes.inference.prompts import encode_prompt
+from llama_recipes.inference.prompts import check_ids, encode_prompt
 from llama_recipes.model.attention import DocumentAttention
 from llama_recipes.model.config import LlamaConfig
 from llama_recipes.model.llama import Llama
@@ -76,7 +76,8 @@ class Comparison:
 def compare(name: str, base: str | None, result: str, encoding: Encoding) -> Comparison:
     """The model called `name`, as llama-recipes chat finds it, with what was written of it.
 
-    Raises CheckpointError where one of them cannot be loaded, as with a tensor that is missing.
+    Raises CheckpointError where one of them cannot be loaded, as with a tensor that is missing, or
+    cannot be asked anything.
     """
     trained = plain_model(find(name, base=base))
     written = plain_model(find(result))
@@ -86,6 +87,8 @@ def compare(name: str, base: str | None, result: str, encoding: Encoding) -> Com
         trained.found.tokenizer, written.found.tokenizer, trained.config.vocab_size
     )
     report.problems += _ending_problems(trained, written)
+    for prompt in _prompts(trained.found):
+        check_ids(prompt, trained.found.tokenizer, trained.config)
     if not report.problems:
         _compare_weights(trained, written, encoding, report)
         _compare_answers(trained, written.found, encoding, report)

@@ -11,7 +11,7 @@ from typing import Any, Final, get_args
 import torch
 
 from llama_recipes.adapters.peft_config import is_adapter, read_raw
-from llama_recipes.adapters.peft_format import check_base, read_header
+from llama_recipes.adapters.peft_format import check_adapter, check_base, read_header
 from llama_recipes.adapters.select import adapt, checkpoint_config, start_adapter
 from llama_recipes.data.example import Format
 from llama_recipes.data.tokenizer import Tokenizer, holds_tokenizer, load_tokenizer
@@ -20,7 +20,7 @@ from llama_recipes.inference.prompts import default_format
 from llama_recipes.model.llama import Llama
 from llama_recipes.model.source import ModelSource, open_model
 from llama_recipes.model.vocabulary import with_vocabulary
-from llama_recipes.model.weights import load_weights
+from llama_recipes.model.weights import check_weights, load_weights
 from llama_recipes.monitoring.results import LAST, RESULTS_FILE
 from llama_recipes.quantization.select import Quantization, quantize
 
@@ -123,6 +123,17 @@ def find(name: str, *, base: str | None = None) -> Found:
     )
 
 
+def check(found: Found) -> None:
+    """Raises CheckpointError where `load` would for what is in the files; reads no weight."""
+    with torch.device("meta"):
+        model = Llama(found.source.config)
+        settings = None if found.adapter is None else checkpoint_config(found.adapter)
+        names = adapt(model, settings)
+    check_weights(model, found.source.tensors, skip=names)
+    if found.adapter is not None and settings is not None:
+        check_adapter(model, settings, found.adapter)
+
+
 def base_of(folder: Path, base: str | None = None) -> ModelSource:
     """The model under the adapter in `folder`, with rows for the tokens that the adapter adds.
 
@@ -178,8 +189,8 @@ def _results_of(folder: Path) -> dict[str, Any]:
         results = json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
         raise CheckpointError(
-            f"{path} is not valid JSON ({error}). Remove it, and say with --prompt_format how"
-            " prompts were written in training."
+            f"{path} is not valid JSON ({error}). Remove it; chat then needs --prompt_format to"
+            " know how prompts were written in training."
         ) from error
     return results if isinstance(results, dict) else {}
 

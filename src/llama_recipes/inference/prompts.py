@@ -60,6 +60,11 @@ def check_prompt(ids: Sequence[int], tokenizer: Tokenizer, model: LlamaConfig) -
             f"The prompt has {len(ids)} tokens, and the model was made for at most {limit} with"
             " the answer. Give a shorter one."
         )
+    check_ids(ids, tokenizer, model)
+
+
+def check_ids(ids: Sequence[int], tokenizer: Tokenizer, model: LlamaConfig) -> None:
+    """Raises CheckpointError where the embedding has no row for one of these ids."""
     if max(ids) >= model.vocab_size:
         raise CheckpointError(
             f"The tokenizer gives the id {max(ids)} ({tokenizer.decode([max(ids)])!r}), but the"
