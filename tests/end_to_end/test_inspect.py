@@ -11,8 +11,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from llama_recipes.cli import inspection_files
-from llama_recipes.cli.inspection_files import MADE_BY
+from llama_recipes.cli.inspection import files
+from llama_recipes.cli.inspection.files import MADE_BY
 from llama_recipes.cli.main import main
 from llama_recipes.data.spread import spread
 from llama_recipes.data.tokenize import IGNORE
@@ -304,7 +304,7 @@ def test_a_folder_that_may_not_be_written_to_is_named(base, inspect, tmp_path, m
     def refused(**where):
         raise PermissionError(13, "Permission denied")
 
-    monkeypatch.setattr(inspection_files, "TemporaryFile", refused)
+    monkeypatch.setattr(files, "TemporaryFile", refused)
     _, said = inspect(*base, code=2)
     assert f"--json {tmp_path / 'inspected.json'} cannot be written: Permission denied." in said
 

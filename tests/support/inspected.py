@@ -10,8 +10,8 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
 from llama_recipes.cli.inspect import InspectFlags
-from llama_recipes.cli.inspection import look
-from llama_recipes.cli.inspection_facts import Inspection
+from llama_recipes.cli.inspection.facts import Inspection
+from llama_recipes.cli.inspection.look import look
 from llama_recipes.configs.flags import parse
 from llama_recipes.monitoring.screen import Screen
 from support.chat_tokenizers import hf_tokenizer

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from llama_recipes.cli.inspection_samples import Sample, pieces, read_samples
+from llama_recipes.cli.inspection.samples import Sample, pieces, read_samples
 from llama_recipes.configs.datasets import FileDataset
 from llama_recipes.data import inspect
 from llama_recipes.data.inspect import as_trained, mark

@@ -9,7 +9,7 @@ from pathlib import Path
 from pydantic import Field
 
 from llama_recipes.cli.flags import read_flags
-from llama_recipes.cli.inspection_files import MADE_BY, unwritable
+from llama_recipes.cli.inspection.files import MADE_BY, unwritable
 from llama_recipes.configs import rules
 from llama_recipes.configs.flags import read, to_yaml
 from llama_recipes.configs.run import RunConfig
@@ -63,7 +63,7 @@ def _inspect(argv: Sequence[str]) -> int:
         return 0
     share_processor()
 
-    from llama_recipes.cli.inspection import inspect_run
+    from llama_recipes.cli.inspection.look import inspect_run
 
     inspect_run(flags, config)
     return 0

@@ -10,9 +10,9 @@ from rich.console import Console
 
 from llama_recipes import preflight
 from llama_recipes.checkpoint.store import publish
-from llama_recipes.cli import inspection_html, inspection_json, inspection_terminal
-from llama_recipes.cli.inspection_facts import Inspection
-from llama_recipes.cli.inspection_samples import read_samples
+from llama_recipes.cli.inspection import as_html, as_json, terminal
+from llama_recipes.cli.inspection.facts import Inspection
+from llama_recipes.cli.inspection.samples import read_samples
 from llama_recipes.configs.needs import warnings
 from llama_recipes.configs.run import RunConfig
 from llama_recipes.data import findings_run
@@ -53,10 +53,10 @@ def inspect_run(flags: InspectFlags, config: RunConfig) -> None:
         console = Console(highlight=False, width=_WIDTH)
     screen = Screen(console)
     shown = look(flags, config, screen)
-    inspection_terminal.show(shown, console)
+    terminal.show(shown, console)
     for path, render in (
-        (flags.html, inspection_html.page),
-        (flags.json_file, inspection_json.as_text),
+        (flags.html, as_html.page),
+        (flags.json_file, as_json.as_text),
     ):
         if path:
             publish(Path(path).expanduser(), render(shown).encode())

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from html import escape
 
-from llama_recipes.cli import inspection_facts as facts
-from llama_recipes.cli.inspection_facts import Inspection
-from llama_recipes.cli.inspection_files import MADE_BY
-from llama_recipes.cli.inspection_samples import Piece, Sample, pieces
+from llama_recipes.cli.inspection import facts
+from llama_recipes.cli.inspection.facts import Inspection
+from llama_recipes.cli.inspection.files import MADE_BY
+from llama_recipes.cli.inspection.samples import Piece, Sample, pieces
 from llama_recipes.data.finding import Finding
 from llama_recipes.data.spread import Spread
 

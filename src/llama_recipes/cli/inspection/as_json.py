@@ -6,8 +6,8 @@ import json
 from dataclasses import asdict
 from typing import Any
 
-from llama_recipes.cli.inspection_facts import Inspection, near_copies, spreads
-from llama_recipes.cli.inspection_files import MADE_BY
+from llama_recipes.cli.inspection.facts import Inspection, near_copies, spreads
+from llama_recipes.cli.inspection.files import MADE_BY
 from llama_recipes.data.finding import Finding, Part
 
 

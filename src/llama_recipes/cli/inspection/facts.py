@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from llama_recipes.cli.inspection_samples import Sample
+from llama_recipes.cli.inspection.samples import Sample
 from llama_recipes.configs.run import RunConfig
 from llama_recipes.data.finding import Finding, Part
 from llama_recipes.data.sameness import Overlap

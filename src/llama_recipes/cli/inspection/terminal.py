@@ -9,9 +9,9 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from llama_recipes.cli import inspection_facts as facts
-from llama_recipes.cli.inspection_facts import Inspection
-from llama_recipes.cli.inspection_samples import Piece, Sample, pieces
+from llama_recipes.cli.inspection import facts
+from llama_recipes.cli.inspection.facts import Inspection
+from llama_recipes.cli.inspection.samples import Piece, Sample, pieces
 from llama_recipes.data.spread import Spread
 
 _BARS = " ▁▂▃▄▅▆▇█"
