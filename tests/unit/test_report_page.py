@@ -10,6 +10,7 @@ from html.parser import HTMLParser
 import pytest
 from rich.console import Console
 
+from llama_recipes import packages
 from llama_recipes.checkpoint.store import publish
 from llama_recipes.cli.main import main
 from llama_recipes.monitoring.report import tracker
@@ -270,6 +271,30 @@ def test_what_is_no_run_or_cannot_be_written(tmp_path, capsys):
     (folder / "report.html").mkdir()
     assert main(["report", str(folder)]) == 2
     assert f"The report cannot be written to {folder}: " in capsys.readouterr().err
+
+
+def test_plots_that_cannot_be_made_hide_no_report(tmp_path, capsys, monkeypatch):
+    """It is there by then, and the lists need no matplotlib."""
+    folder = run_folder(tmp_path / "run", step(1, 2.0))
+    lists = folder / "metrics_data_0.json"
+    lists.write_text("{}")
+    monkeypatch.setattr(packages, "find_spec", lambda name: None)
+    assert main(["report", str(folder)]) == 2
+    said = capsys.readouterr()
+    assert said.out == f"The report is {folder / 'report.html'}\n"
+    assert said.err == (
+        "Error: The plots of --save_metrics were left out: they are drawn with the package"
+        " matplotlib, which is not installed here. Install it: pip install matplotlib\n"
+    )
+    assert json.loads(lists.read_text())["train_step_loss"] == [2.0]
+    lists.unlink()
+    lists.mkdir()
+    assert main(["report", str(folder)]) == 2
+    said = capsys.readouterr()
+    assert said.out == f"The report is {folder / 'report.html'}\n"
+    assert said.err.startswith(
+        f"Error: The losses and plots of --save_metrics cannot be written to {folder}: "
+    )
 
 
 def test_the_command_says_where_it_is_and_changes_nothing_else(tmp_path, capsys, monkeypatch):

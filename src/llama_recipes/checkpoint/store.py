@@ -1,8 +1,8 @@
 """Files that exist completely or not at all.
 
 Written beside their target, brought to the disk, and renamed over it: a crash or a power cut at any
-moment leaves the old content or the new. Several processes may write the same file: each has a draft
-of its own, and the last to end decides.
+moment leaves the old content or the new. Several processes may write the same file: each has a
+draft of its own, and the last to end decides.
 """
 
 from __future__ import annotations

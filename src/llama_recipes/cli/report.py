@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 from pydantic import Field
@@ -44,13 +45,20 @@ def _report(argv: Sequence[str]) -> int:
     from llama_recipes.monitoring.metrics_file import rebuild
     from llama_recipes.monitoring.report.tracker import write_report
 
-    try:
+    with _writing("The report", folder):
         path = write_report(folder, publish)
+    print(f"The report is {path.resolve()}", flush=True)
+    with _writing("The losses and plots of --save_metrics", folder):
         rebuild(folder, publish)
+    return 0
+
+
+@contextmanager
+def _writing(what: str, folder: Path) -> Iterator[None]:
+    try:
+        yield
     except OSError as error:
         raise ConfigError(
-            f"The report cannot be written to {folder}: {error.strerror or error}. Make room, or"
+            f"{what} cannot be written to {folder}: {error.strerror or error}. Make room, or"
             " give a copy of the folder that you may write to."
         ) from error
-    print(f"The report is {path.resolve()}")
-    return 0
