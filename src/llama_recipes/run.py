@@ -170,7 +170,7 @@ def _finetune(config: RunConfig, screen: Screen, interruption: Interruption) -> 
     ask_before(
         samples, model, tokenizer, written_by_me, goes_on=checkpoint is not None, screen=screen
     )
-    trackers = Trackers()
+    trackers = Trackers(screen.warn)
     with (
         RunLog(written_by_me, keep=metrics_bytes) as log,
         ending.finishing(trackers),

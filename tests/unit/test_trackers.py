@@ -17,7 +17,8 @@ from llama_recipes.checkpoint.store import publish
 from llama_recipes.configs.run import RunConfig
 from llama_recipes.configs.training import TrainConfig
 from llama_recipes.configs.wandb import WandbConfig
-from llama_recipes.errors import CheckpointError, ConfigError
+from llama_recipes.ending import finishing
+from llama_recipes.errors import CheckpointError, ConfigError, Interrupted
 from llama_recipes.monitoring.results import how_it_ended
 from llama_recipes.monitoring.run_log import METRICS_FILE, read_metrics
 from llama_recipes.monitoring.to_tensorboard import TensorBoard
@@ -54,7 +55,7 @@ def test_all_hear_in_order_and_of_the_end_once():
             finish=lambda results: heard.append((name, results)),
         )
 
-    trackers = Trackers()
+    trackers = Trackers(pytest.fail)
     trackers.write({"step": 0})
     trackers.add([tracker("a"), tracker("b")])
     trackers.write({"step": 1})
@@ -64,6 +65,36 @@ def test_all_hear_in_order_and_of_the_end_once():
         *(("a", {"step": 1}), ("b", {"step": 1})),
         *(("a", {"stop_reason": "first"}), ("b", {"stop_reason": "first"})),
     ]
+
+
+class Failing:
+    def __init__(self, error: BaseException) -> None:
+        self.error = error
+
+    def finish(self, results):
+        raise self.error
+
+
+def test_who_fails_at_the_end_silences_nobody_and_hides_no_error():
+    heard, warned = [], []
+    trackers = Trackers(warned.append)
+    errors = [OSError(28, "No space left on device"), ValueError("a mistake of ours")]
+    trackers.add([*map(Failing, errors), SimpleNamespace(finish=heard.append)])
+    with pytest.raises(Interrupted), finishing(trackers):
+        raise Interrupted("All is saved.")
+    assert heard == [{"stop_reason": "stopped by Interrupted"}]
+    assert warned == [
+        f"Failing did not take the end of the run: {reason}. metrics.jsonl and results.json have"
+        " everything."
+        for reason in ("No space left on device", "a mistake of ours")
+    ]
+
+
+def test_a_second_signal_while_a_tracker_ends_is_heeded():
+    trackers = Trackers(pytest.fail)
+    trackers.add([Failing(KeyboardInterrupt())])
+    with pytest.raises(KeyboardInterrupt):
+        trackers.finish({"stop_reason": ""})
 
 
 @pytest.mark.parametrize(
