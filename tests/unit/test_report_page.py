@@ -270,7 +270,7 @@ def test_what_is_no_run_or_cannot_be_written(tmp_path, capsys):
     folder = run_folder(tmp_path / "run")
     (folder / "report.html").mkdir()
     assert main(["report", str(folder)]) == 2
-    assert f"The report cannot be written to {folder}: " in capsys.readouterr().err
+    assert f"The report in {folder} could not be written: " in capsys.readouterr().err
 
 
 def test_plots_that_cannot_be_made_hide_no_report(tmp_path, capsys, monkeypatch):
@@ -293,7 +293,7 @@ def test_plots_that_cannot_be_made_hide_no_report(tmp_path, capsys, monkeypatch)
     said = capsys.readouterr()
     assert said.out == f"The report is {folder / 'report.html'}\n"
     assert said.err.startswith(
-        f"Error: The losses and plots of --save_metrics cannot be written to {folder}: "
+        f"Error: What --save_metrics left in {folder} could not be written: "
     )
 
 

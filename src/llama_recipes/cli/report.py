@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
 
 from pydantic import Field
 
 from llama_recipes.cli.flags import read_flags
 from llama_recipes.configs.section import Section
-from llama_recipes.errors import ConfigError, guard
+from llama_recipes.errors import ConfigError, guard, writing
 
 PROG = "llama-recipes report"
 _EPILOG = """\
@@ -45,20 +44,10 @@ def _report(argv: Sequence[str]) -> int:
     from llama_recipes.monitoring.metrics_file import rebuild
     from llama_recipes.monitoring.report.tracker import write_report
 
-    with _writing("The report", folder):
+    remedy = "Make room, or give a copy of the folder that you may write to."
+    with writing(f"The report in {folder}", remedy, kind=ConfigError):
         path = write_report(folder, publish)
     print(f"The report is {path.resolve()}", flush=True)
-    with _writing("The losses and plots of --save_metrics", folder):
+    with writing(f"What --save_metrics left in {folder}", remedy, kind=ConfigError):
         rebuild(folder, publish)
     return 0
-
-
-@contextmanager
-def _writing(what: str, folder: Path) -> Iterator[None]:
-    try:
-        yield
-    except OSError as error:
-        raise ConfigError(
-            f"{what} cannot be written to {folder}: {error.strerror or error}. Make room, or"
-            " give a copy of the folder that you may write to."
-        ) from error
