@@ -109,8 +109,14 @@ def write_results(folder: Path | None, results: Mapping[str, Any]) -> None:
 
 
 def results_of(run: Run, **facts: Any) -> dict[str, Any]:
-    """What results.json holds of a run as it is now; `facts` are added as they are."""
+    """What results.json holds of a run as it is now; `facts` are added as they are.
+
+    Of --flop_counter in an earlier part of the run they stay where this part could time no step.
+    """
     progress, selection = run.progress, run.selection
+    counted = run.instrument.figures()
+    if counted.get("model_tflops") is None and facts.get("model_tflops") is not None:
+        counted = {}
     return summarise(
         epoch_losses=progress.epoch_losses,
         eval_losses=progress.eval_losses,
@@ -124,5 +130,5 @@ def results_of(run: Run, **facts: Any) -> dict[str, Any]:
         stop_reason=progress.stop_reason,
         total_time=sum(progress.epoch_seconds) + progress.epoch_elapsed,
         memory=memory_peaks(run.device),
-        **(facts | run.instrument.figures()),
+        **(facts | counted),
     )
