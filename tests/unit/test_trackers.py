@@ -252,7 +252,9 @@ class Run:
         self.ends.append(exit_code)
 
 
-def begin(run: Run, folder: Path | None, monkeypatch, *, resumed=False, **options):
+def begin(
+    run: Run, folder: Path | None, monkeypatch, *, resumed=False, earlier=LINES[:2], **options
+):
     """The tracker, what wandb.init was given, and what was said and warned of."""
     given, said = {}, []
 
@@ -265,7 +267,7 @@ def begin(run: Run, folder: Path | None, monkeypatch, *, resumed=False, **option
         WandbConfig(**options),
         folder,
         described={},
-        earlier=LINES[:2],
+        earlier=earlier,
         resumed=resumed,
         publish=publish,
         say=said.append,
@@ -300,6 +302,33 @@ def test_online_the_server_s_rows_are_not_sent_again_and_lost_ones_are(
     assert list(run.rows) == sent
     assert all(run.rows[row] == {"train/step": LINES[row]["step"], **named(LINES[row])}
                for row in sent)  # fmt: skip
+
+
+@pytest.mark.parametrize("earlier", [[], LINES[3:]], ids=["removed", "since then"])
+def test_rows_behind_a_file_that_was_removed_are_not_lost(earlier, tmp_path, monkeypatch):
+    (tmp_path / RUN_FILE).write_text('{"id": "r1"}')
+    run = Run(starting_step=40)
+    tracker, _, said = begin(
+        run, tmp_path, monkeypatch, resumed=True, earlier=earlier, mode="online"
+    )
+    for line in LINES[2:]:
+        tracker.write(line)
+    assert list(run.rows) == [40, 41]
+    assert run.rows[41] == {"train/step": 3, **named(LINES[3])}
+    assert said[1:] == [
+        "metrics.jsonl lacks the run's first steps, so that its lines cannot be held against the 40"
+        " rows that W&B has: what comes now is sent behind those. Steps that are made again stand"
+        " there twice."
+    ]
+
+
+def test_offline_such_a_part_replaces_nothing(tmp_path, monkeypatch):
+    (tmp_path / RUN_FILE).write_text('{"id": "r0"}')
+    _, given, said = begin(
+        Run(), tmp_path, monkeypatch, resumed=True, earlier=LINES[3:], mode="offline"
+    )
+    assert given["id"] is None
+    assert "this part is a run of its own in W&B: uploaded as the same, it would" in said[0]
 
 
 def test_offline_a_part_that_goes_on_has_the_same_id_and_every_row(tmp_path, monkeypatch):

@@ -95,7 +95,9 @@ def _is_metrics(line: object) -> TypeGuard[dict[str, Any]]:
 
 
 def _damaged(path: Path, why: str) -> CheckpointError:
-    return CheckpointError(f"{path} is damaged: {why}. Remove it to go on without what it says.")
+    return CheckpointError(
+        f"{path} is damaged: {why}. Remove the file to go on without what it says."
+    )
 
 
 def finite(record: Mapping[str, Any]) -> dict[str, Any]:
