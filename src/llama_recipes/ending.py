@@ -45,7 +45,7 @@ def _stopped_by(error: BaseException) -> str:
 def train(run: Run, folder: Path | None, screen: Screen, facts: Mapping[str, Any]) -> None:
     """Train; however that ends, results.json and the screen say what there is."""
     # Written before the first step too: chat asks as training did even after a kill.
-    write_results(folder, results_of(run, **facts))
+    run.world.lead(lambda: write_results(folder, results_of(run, **facts)))
     try:
         run.train()
     except BaseException as error:
@@ -60,14 +60,14 @@ def train(run: Run, folder: Path | None, screen: Screen, facts: Mapping[str, Any
         finally:
             run.trackers.finish(results)  # what can be saved is: this may take its time
     # At once: what follows may fail, and a run whose training is done is one that ended well.
-    write_results(folder, results_of(run, **facts))
+    run.world.lead(lambda: write_results(folder, results_of(run, **facts)))
 
 
 def conclude(run: Run, folder: Path | None, facts: Mapping[str, Any]) -> dict[str, Any]:
     """The last word on a run that came to its end, with what was done since: its results."""
     results = results_of(run, **facts)
     with finishing(run.trackers):
-        write_results(folder, results)
+        run.world.lead(lambda: write_results(folder, results))
     run.trackers.finish(results)
     return results
 
