@@ -11,7 +11,13 @@ from typing import Any, NoReturn
 
 from llama_recipes import preflight
 from llama_recipes.checkpoint.store import publish
-from llama_recipes.errors import CheckpointError, ConfigError, Interrupted, NonFiniteError
+from llama_recipes.errors import (
+    CheckpointError,
+    ConfigError,
+    Interrupted,
+    NonFiniteError,
+    writing,
+)
 from llama_recipes.monitoring.memory import memory_peaks, ran_out
 from llama_recipes.monitoring.results import RESULTS_FILE, STOPPED_BY, summarise
 from llama_recipes.monitoring.screen import Screen
@@ -39,17 +45,31 @@ def _stopped_by(error: BaseException) -> str:
 def train(run: Run, folder: Path | None, screen: Screen, facts: Mapping[str, Any]) -> None:
     """Train; however that ends, results.json and the screen say what there is."""
     # Written before the first step too: chat asks as training did even after a kill.
-    write_results(folder, results_of(run, **facts))
+    run.world.lead(lambda: write_results(folder, results_of(run, **facts)))
     try:
         run.train()
     except BaseException as error:
         run.count_time()
         results = results_of(run, **facts) | {"stop_reason": _stopped_by(error)}
-        write_results(folder, results)
+        try:
+            write_results(folder, results)
+        except CheckpointError as unwritten:  # no reason to save less, or to end as another run
+            screen.warn(str(unwritten))
         try:
             _end_early(run, error, folder, screen)
         finally:
             run.trackers.finish(results)  # what can be saved is: this may take its time
+    # At once: what follows may fail, and a run whose training is done is one that ended well.
+    run.world.lead(lambda: write_results(folder, results_of(run, **facts)))
+
+
+def conclude(run: Run, folder: Path | None, facts: Mapping[str, Any]) -> dict[str, Any]:
+    """The last word on a run that came to its end, with what was done since: its results."""
+    results = results_of(run, **facts)
+    with finishing(run.trackers):
+        run.world.lead(lambda: write_results(folder, results))
+    run.trackers.finish(results)
+    return results
 
 
 def _end_early(run: Run, error: BaseException, folder: Path | None, screen: Screen) -> NoReturn:
@@ -61,10 +81,8 @@ def _end_early(run: Run, error: BaseException, folder: Path | None, screen: Scre
     if run.selection.saved_step is not None:
         screen.line(f"The weights after step {run.selection.saved_step} are saved in {folder}")
     if isinstance(error, OSError) and error.errno in _FULL:
-        raise CheckpointError(
-            f"{error.filename or folder} could not be written: {error.strerror}. What was saved"
-            " before is intact: make room, and go on with --resume auto."
-        ) from error
+        with writing(error.filename or folder):
+            raise error
     if ran_out(error):
         raise ConfigError(f"The memory ran out: {error} {preflight.SAVE_MEMORY}") from error
     raise error
@@ -84,14 +102,21 @@ def _leave(run: Run, name: str) -> NoReturn:
 
 
 def write_results(folder: Path | None, results: Mapping[str, Any]) -> None:
-    """Nothing without a folder."""
+    """Nothing without a folder. Raises CheckpointError."""
     if folder is not None:
-        publish(folder / RESULTS_FILE, (json.dumps(results, indent=2) + "\n").encode())
+        with writing(folder / RESULTS_FILE):
+            publish(folder / RESULTS_FILE, (json.dumps(results, indent=2) + "\n").encode())
 
 
 def results_of(run: Run, **facts: Any) -> dict[str, Any]:
-    """What results.json holds of a run as it is now; `facts` are added as they are."""
+    """What results.json holds of a run as it is now; `facts` are added as they are.
+
+    Of --flop_counter in an earlier part of the run they stay where this part could time no step.
+    """
     progress, selection = run.progress, run.selection
+    counted = run.instrument.figures()
+    if counted.get("model_tflops") is None and facts.get("model_tflops") is not None:
+        counted = {}
     return summarise(
         epoch_losses=progress.epoch_losses,
         eval_losses=progress.eval_losses,
@@ -105,5 +130,5 @@ def results_of(run: Run, **facts: Any) -> dict[str, Any]:
         stop_reason=progress.stop_reason,
         total_time=sum(progress.epoch_seconds) + progress.epoch_elapsed,
         memory=memory_peaks(run.device),
-        **(facts | run.instrument.figures()),
+        **(facts | counted),
     )

@@ -16,7 +16,8 @@ from __future__ import annotations
 
 import sys
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 
 class LlamaRecipesError(Exception):
@@ -59,6 +60,20 @@ class FollowedError(LlamaRecipesError):
 
 class Interrupted(LlamaRecipesError):  # noqa: N818 - work was saved: no failure
     exit_code = 75
+
+
+_GO_ON = "What was saved before is intact: make room, and go on with --resume auto."
+
+
+@contextmanager
+def writing(
+    place: object, remedy: str = _GO_ON, *, kind: type[LlamaRecipesError] = CheckpointError
+) -> Iterator[None]:
+    """Let an OSError of the block, which writes `place`, be the user's to mend, by `remedy`."""
+    try:
+        yield
+    except OSError as error:
+        raise kind(f"{place} could not be written: {error.strerror or error}. {remedy}") from error
 
 
 def guard(body: Callable[[], int], *, debug: bool) -> int:

@@ -17,11 +17,12 @@ from llama_recipes.configs.flags import to_yaml
 from llama_recipes.configs.needs import warnings
 from llama_recipes.configs.run import RunConfig
 from llama_recipes.data.tokenizer import load_tokenizer
-from llama_recipes.errors import Interrupted
+from llama_recipes.errors import Interrupted, writing
 from llama_recipes.model.fingerprint import weights_fingerprint
 from llama_recipes.model.source import open_model
 from llama_recipes.model.weights import check_weights, load_weights
 from llama_recipes.monitoring import announce
+from llama_recipes.monitoring.report.files import CONFIG_FILE
 from llama_recipes.monitoring.results import counted_before
 from llama_recipes.monitoring.run_log import RunLog
 from llama_recipes.monitoring.screen import Screen
@@ -170,7 +171,7 @@ def _finetune(config: RunConfig, screen: Screen, interruption: Interruption) -> 
     ask_before(
         samples, model, tokenizer, written_by_me, goes_on=checkpoint is not None, screen=screen
     )
-    trackers = Trackers()
+    trackers = Trackers(screen.warn)
     with (
         RunLog(written_by_me, keep=metrics_bytes) as log,
         ending.finishing(trackers),
@@ -236,9 +237,7 @@ def _finetune(config: RunConfig, screen: Screen, interruption: Interruption) -> 
             screen=screen,
         )
 
-    results = ending.results_of(run, **facts)
-    ending.write_results(written_by_me, results)
-    trackers.finish(results)
+    results = ending.conclude(run, written_by_me, facts)
     announce.end(results, folder if train.save_model else None, screen)
     return results
 
@@ -246,4 +245,5 @@ def _finetune(config: RunConfig, screen: Screen, interruption: Interruption) -> 
 def _begin(folder: Path | None, config: RunConfig, checkpoint: Checkpoint | None) -> None:
     preflight.make_output_folder(config, checkpoint)
     if folder is not None:
-        publish(folder / "config.yaml", to_yaml(config).encode())
+        with writing(folder / CONFIG_FILE, "Make room, or give another --output_dir."):
+            publish(folder / CONFIG_FILE, to_yaml(config).encode())

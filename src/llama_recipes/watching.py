@@ -9,6 +9,7 @@ from llama_recipes.configs.run import RunConfig
 from llama_recipes.data.loader import Loader
 from llama_recipes.data.splits import Splits
 from llama_recipes.data.tokenizer import Tokenizer
+from llama_recipes.errors import writing
 from llama_recipes.model.llama import Llama
 from llama_recipes.monitoring import announce
 from llama_recipes.monitoring.flop_counter import FlopCounter
@@ -70,7 +71,7 @@ def start_trackers(
     """Those that the settings ask for, and the report of every run that has a folder.
 
     For the process that writes. steps: of the whole run. after_step: as for `starts`. Raises
-    ConfigError.
+    ConfigError and CheckpointError.
     """
     facts = run_facts(
         model,
@@ -80,15 +81,16 @@ def start_trackers(
         total_steps=steps,
         started=starts(folder and folder / RUN_FILE, after_step=after_step),
     )
-    trackers = make_trackers(
-        config,
-        folder,
-        metrics_filename=metrics_filename,
-        facts=facts,
-        resumed=after_step is not None,
-        publish=publish,
-        screen=screen,
-    )
+    with writing(folder or "What a tracker keeps", "Make room, or leave the tracker out."):
+        trackers = make_trackers(
+            config,
+            folder,
+            metrics_filename=metrics_filename,
+            facts=facts,
+            resumed=after_step is not None,
+            publish=publish,
+            screen=screen,
+        )
     if folder is None:
         return trackers
     report = RunReport(folder, facts, screen, publish)

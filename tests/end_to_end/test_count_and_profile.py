@@ -144,3 +144,17 @@ def test_what_was_counted_stays_where_a_finished_run_is_started_again(flags, tmp
     assert main([flag for flag in again if "ROOT" not in flag]) == 0
     assert (once.result("flop_counter"), once.result("model_tflops")) == counted
     assert counted[1] > 0
+
+
+def test_a_step_that_nothing_times_takes_no_earlier_figures_away(flags, tmp_path, capsys):
+    counting = [*flags, "--flop_counter", "--keep_checkpoints=9", "--checkpoint_every=1"]
+    once = run(tmp_path / "of", *counting, "--flop_counter_start=3")
+    counted = once.result("flop_counter"), once.result("model_tflops")
+    checkpoint = once.folder / "checkpoints" / "step-00000005"
+    last = ["--flop_counter_start=0", f"--resume={checkpoint}", f"--output_dir={once.folder}"]
+    capsys.readouterr()
+    assert main([*counting, *last]) == 0
+    said = capsys.readouterr().out
+    assert "There is no other step to time, so that there is no TFLOP/s." in said
+    assert (once.result("flop_counter"), once.result("model_tflops")) == counted
+    assert counted[1] > 0

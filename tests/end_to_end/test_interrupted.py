@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import errno
 import json
+import os
 
 import pytest
 import torch
 
+from llama_recipes import run as running
+from llama_recipes.checkpoint import store
 from llama_recipes.finetuning import main
 from llama_recipes.monitoring.run_log import RunLog
-from llama_recipes.training import loop
+from llama_recipes.training import loop, samples
+from llama_recipes.training.interruption import StopRequested
 from support.tiny_folder import jsonl, sums, tiny_folder
 
 
@@ -91,6 +95,111 @@ def test_a_disk_that_is_full_in_mid_run_is_no_bug_of_ours(flags, tmp_path, monke
     monkeypatch.setattr(RunLog, "write", write)
     assert main([*flags, "--checkpoint_every=1", "--resume=auto"]) == 0
     assert "Going on after step 1" in capsys.readouterr().out
+
+
+def fill_disk(monkeypatch, *, of: str, after: int = 0, code: int = errno.ENOSPC) -> None:
+    """No file that `of` is the begin of the name of is brought to the disk, but the first."""
+    sync, made = store.sync, []
+
+    def full(path):
+        if path.name.startswith(f".{of}."):
+            made.append(path)
+            if len(made) > after:
+                raise OSError(code, os.strerror(code))
+        sync(path)
+
+    monkeypatch.setattr(store, "sync", full)
+
+
+SAID = "No space left on device. What was saved before is intact: make room, and go on with"
+
+
+@pytest.mark.parametrize(
+    ("of", "after", "trained"),
+    [
+        ("results.json", 0, False),
+        ("results.json", 1, True),  # before the answers, and behind them
+        ("results.json", 2, True),
+        ("optimizer.safetensors", 0, True),
+    ],
+)
+def test_a_disk_that_is_full_at_the_end_is_no_bug_of_ours(
+    of, after, trained, flags, tmp_path, monkeypatch, capsys
+):
+    with monkeypatch.context() as patch:
+        fill_disk(patch, of=of, after=after)
+        assert main([*flags, "--save_optimizer"]) == 4
+    said = capsys.readouterr().err
+    assert said.startswith(f"Error: {tmp_path / 'result' / of} could not be written: {SAID}")
+    assert (tmp_path / "result" / "adapter_model.safetensors").exists() == trained
+    assert main([*flags, "--save_optimizer", "--resume=auto"]) == 0
+    results = json.loads((tmp_path / "result" / "results.json").read_text())
+    assert results["stop_reason"] == "all epochs are done"
+    assert (tmp_path / "result" / "optimizer.safetensors").exists()
+
+
+def test_a_disk_that_is_full_before_the_first_step(flags, tmp_path, monkeypatch, capsys):
+    fill_disk(monkeypatch, of="config.yaml")
+    assert main(flags) == 4
+    assert capsys.readouterr().err == (
+        f"Error: {tmp_path / 'result' / 'config.yaml'} could not be written: No space left on"
+        " device. Make room, or give another --output_dir.\n"
+    )
+
+
+def test_a_tracker_that_cannot_begin_is_no_bug_of_ours(flags, tmp_path, capsys):
+    (tmp_path / "result").mkdir()
+    (tmp_path / "result" / "tensorboard").write_text("")
+    assert main([*flags, "--use_tensorboard"]) == 4
+    said = capsys.readouterr().err
+    assert said.startswith(f"Error: {tmp_path / 'result'} could not be written: File exists.")
+    assert said.endswith("Make room, or leave the tracker out.\n")
+
+
+def test_results_that_cannot_be_written_cost_no_checkpoint(flags, tmp_path, monkeypatch, capsys):
+    stop_at(2, StopRequested("SIGTERM"), monkeypatch)
+    fill_disk(monkeypatch, of="results.json", after=1)
+    assert main(flags) == 75
+    said = capsys.readouterr()
+    assert f"{tmp_path / 'result' / 'results.json'} could not be written: {SAID}" in said.out
+    assert "Stopped by SIGTERM after step 2, which is saved in" in said.err
+
+
+@pytest.mark.parametrize("number", [1, 2], ids=["before", "after"])
+def test_a_machine_without_memory_for_answers_has_trained_well(
+    number, flags, tmp_path, monkeypatch, capsys
+):
+    generate, made, folder = samples.generate, [], tmp_path / "result"
+
+    def full(*args, **kwargs):
+        made.append(args)
+        if len(made) == number:
+            raise no_memory()
+        return generate(*args, **kwargs)
+
+    monkeypatch.setattr(samples, "generate", full)
+    monkeypatch.setattr(samples, "SHARE", 1e9)
+    assert main(flags) == 0
+    results = json.loads((folder / "results.json").read_text())
+    assert results["stop_reason"] == "all epochs are done"
+    assert len(made) == number
+    found = json.loads((folder / "samples.json").read_text())
+    assert found["left_out"] == ("the memory ran out." if number == 1 else "")
+    said = "The answers after the training are left out: the memory ran out."
+    assert (said in capsys.readouterr().out) == (number == 2)
+
+
+def test_what_breaks_while_it_answers_leaves_a_run_that_ended(flags, tmp_path, monkeypatch):
+    def broken(*args, **kwargs):
+        """What there is after a kill, too."""
+        results = json.loads((tmp_path / "result" / "results.json").read_text())
+        assert results["stop_reason"] == "all epochs are done"
+        raise ZeroDivisionError
+
+    monkeypatch.setattr(running, "ask_after", broken)
+    assert main(flags) == 1
+    results = json.loads((tmp_path / "result" / "results.json").read_text())
+    assert results["stop_reason"] == "all epochs are done"
 
 
 def test_a_run_that_was_killed_before_it_saved_can_be_started_again(flags, tmp_path):

@@ -202,6 +202,16 @@ def test_the_peak_is_this_process_s_own_and_not_its_parent_s():
     assert float(done.stdout) < block.nbytes / GIB
 
 
+def test_a_process_name_that_the_kernel_cut_inside_a_character():
+    code = (
+        "from pathlib import Path; Path('/proc/self/comm').write_bytes(b'x' * 14 + b'\\xc3');"
+        "from llama_recipes.monitoring.memory import peak_resident_gib;"
+        "print(peak_resident_gib())"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert 0 < float(done.stdout) < 10
+
+
 def cgroup_v2(folder: Path, limit: str) -> Path:
     (folder / "memory.max").write_text(f"{limit}\n")
     (folder / "memory.current").write_text("700\n")

@@ -9,6 +9,8 @@ from datetime import datetime
 import pytest
 from matplotlib import rcParams
 
+from llama_recipes.checkpoint.store import publish
+from llama_recipes.monitoring import metrics_file
 from llama_recipes.monitoring.curves import LossCurve, curves
 from llama_recipes.monitoring.metrics_file import MetricsFile, eight_lists, metrics_path
 from llama_recipes.monitoring.plots import draw, figure
@@ -57,10 +59,11 @@ def test_the_eight_lists_are_the_original_s():
 def test_it_is_written_at_evaluations_and_at_the_end_and_never_at_a_step(tmp_path):
     written = []
 
-    def publish(path, content):
+    def note(path, content):
         written.append((path.name, content))
 
-    file = MetricsFile(tmp_path / "metrics_data_0.json", earlier=RUN[:2], publish=publish)
+    path = tmp_path / "metrics_data_0.json"
+    file = MetricsFile(path, earlier=RUN[:2], publish=note, warn=pytest.fail)
     counts = []
     for line in RUN[2:]:
         file.write(line)
@@ -77,6 +80,28 @@ def test_it_is_written_at_evaluations_and_at_the_end_and_never_at_a_step(tmp_pat
         "metrics_data_0_train_and_validation_perplexity_by_step.png",
     ]
     assert json.loads(written[2][1]) == eight_lists(RUN)
+
+
+def test_what_cannot_be_written_is_a_warning_once_and_tried_again(tmp_path, monkeypatch):
+    def full_disk(path, content):
+        raise OSError(28, "No space left on device")
+
+    warned, path = [], tmp_path / "a run" / "metrics_data_0.json"
+    path.parent.mkdir()
+    file = MetricsFile(path, earlier=[], publish=full_disk, warn=warned.append)
+    for line in RUN:
+        file.write(line)
+    file.finish({})
+    assert warned == [
+        f"{path} or its plots could not be written: No space left on device. The training goes on;"
+        f" make them later with llama-recipes report '{path.parent}'."
+    ]
+
+    file = MetricsFile(path, earlier=RUN, publish=publish, warn=warned.append)
+    monkeypatch.setattr(metrics_file, "draw", lambda records: 1 / 0)
+    file.finish({})
+    assert json.loads(path.read_text()) == eight_lists(RUN)
+    assert "its plots could not be written: division by zero." in warned[1]
 
 
 def test_a_run_that_goes_on_keeps_its_file(tmp_path):

@@ -190,6 +190,7 @@ def test_steps_are_marked_at_whole_numbers():
 def test_numbers_are_written_for_people():
     shown = [number_text(n) for n in (None, 12345, 0.81234, 1.2e-5, 3.0, 12345.6, "x", True)]
     assert shown == ["–", "12,345", "0.8123", "1.2e-05", "3", "12,346", "x", "True"]
+    assert [number_text(math.nan), number_text(math.inf), number_text(-math.inf)] == ["–"] * 3
 
 
 def test_a_chart_is_told_in_words_too():

@@ -10,6 +10,7 @@ from html.parser import HTMLParser
 import pytest
 from rich.console import Console
 
+from llama_recipes import packages
 from llama_recipes.checkpoint.store import publish
 from llama_recipes.cli.main import main
 from llama_recipes.monitoring.report import tracker
@@ -140,6 +141,20 @@ def test_the_figures_are_those_of_the_files(tmp_path):
     assert "flops_share 0.25" in page
 
 
+def test_a_perplexity_beyond_all_numbers_is_a_dash(tmp_path):
+    page = text_of(page_of(run_folder(tmp_path, step(1, 800.0), evaluation(1, 710.0))))
+    assert "Best evaluation loss 710 perplexity –, after step 1" in page
+
+
+def test_when_it_began_and_ended(tmp_path):
+    began = {"started": [{"at": "2026-11-24T09:05:00+00:00"}] * 2}
+    for end, said in (
+        (None, "begun on 24 November 2026, 09:05 UTC, resumed 1 time."),
+        ("2026-11-25T01:00:00+00:00", "resumed 1 time; ended on 25 November 2026, 01:00 UTC."),
+    ):
+        assert said in text_of(page_of(run_folder(tmp_path, run=began | {"ended": end})))
+
+
 def test_settings_that_differ_stand_before_the_rest(tmp_path):
     flags = ("--use_peft", "--lr=2e-3", "--lora_config.target_modules=[k_proj]")
     page = page_of(run_folder(tmp_path, flags=flags))
@@ -227,7 +242,7 @@ def test_a_line_that_a_kill_cut_is_left_out_and_said(tmp_path):
     ("file", "content", "code", "said"),
     [
         ("metrics.jsonl", "{}\n", 4, "metrics.jsonl is damaged: line 1 is no line of metrics."),
-        ("metrics.jsonl", '{"step": 1}\nx\n', 4, "line 2 is no line of metrics. Remove it"),
+        ("metrics.jsonl", '{"step": 1}\nx\n', 4, "line 2 is no line of metrics. Remove the"),
         ("metrics.jsonl", b"\xff\n", 4, "metrics.jsonl is damaged: it is not UTF-8"),
         ("metrics.jsonl", '{"step": 1, "loss": "x"}\n', 4, "line 1 is no line of metrics"),
         ("metrics.jsonl", '{"step": 1, "loss": 2.0}\n', 4, "line 1 is no line of metrics"),
@@ -269,7 +284,31 @@ def test_what_is_no_run_or_cannot_be_written(tmp_path, capsys):
     folder = run_folder(tmp_path / "run")
     (folder / "report.html").mkdir()
     assert main(["report", str(folder)]) == 2
-    assert f"The report cannot be written to {folder}: " in capsys.readouterr().err
+    assert f"The report in {folder} could not be written: " in capsys.readouterr().err
+
+
+def test_plots_that_cannot_be_made_hide_no_report(tmp_path, capsys, monkeypatch):
+    """It is there by then, and the lists need no matplotlib."""
+    folder = run_folder(tmp_path / "run", step(1, 2.0))
+    lists = folder / "metrics_data_0.json"
+    lists.write_text("{}")
+    monkeypatch.setattr(packages, "find_spec", lambda name: None)
+    assert main(["report", str(folder)]) == 2
+    said = capsys.readouterr()
+    assert said.out == f"The report is {folder / 'report.html'}\n"
+    assert said.err == (
+        "Error: The plots of --save_metrics were left out: they are drawn with the package"
+        " matplotlib, which is not installed here. Install it: pip install matplotlib\n"
+    )
+    assert json.loads(lists.read_text())["train_step_loss"] == [2.0]
+    lists.unlink()
+    lists.mkdir()
+    assert main(["report", str(folder)]) == 2
+    said = capsys.readouterr()
+    assert said.out == f"The report is {folder / 'report.html'}\n"
+    assert said.err.startswith(
+        f"Error: What --save_metrics left in {folder} could not be written: "
+    )
 
 
 def test_the_command_says_where_it_is_and_changes_nothing_else(tmp_path, capsys, monkeypatch):

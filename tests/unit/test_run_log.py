@@ -7,6 +7,7 @@ import math
 
 import pytest
 
+from llama_recipes.errors import CheckpointError
 from llama_recipes.monitoring.results import summarise
 from llama_recipes.monitoring.run_log import METRICS_FILE, RunLog, finite, perplexity
 
@@ -50,6 +51,12 @@ def test_without_a_folder_nothing_is_written(tmp_path, monkeypatch):
     with RunLog(None) as log:
         log.write({"step": 1})
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_file_that_cannot_be_opened_is_named(tmp_path):
+    (tmp_path / METRICS_FILE).mkdir()
+    with pytest.raises(CheckpointError, match=r"metrics.jsonl could not be written: .* Make room"):
+        RunLog(tmp_path)
 
 
 def test_perplexity():

@@ -17,7 +17,8 @@ from llama_recipes.checkpoint.store import publish
 from llama_recipes.configs.run import RunConfig
 from llama_recipes.configs.training import TrainConfig
 from llama_recipes.configs.wandb import WandbConfig
-from llama_recipes.errors import CheckpointError, ConfigError
+from llama_recipes.ending import finishing
+from llama_recipes.errors import CheckpointError, ConfigError, Interrupted
 from llama_recipes.monitoring.results import how_it_ended
 from llama_recipes.monitoring.run_log import METRICS_FILE, read_metrics
 from llama_recipes.monitoring.to_tensorboard import TensorBoard
@@ -54,7 +55,7 @@ def test_all_hear_in_order_and_of_the_end_once():
             finish=lambda results: heard.append((name, results)),
         )
 
-    trackers = Trackers()
+    trackers = Trackers(pytest.fail)
     trackers.write({"step": 0})
     trackers.add([tracker("a"), tracker("b")])
     trackers.write({"step": 1})
@@ -64,6 +65,36 @@ def test_all_hear_in_order_and_of_the_end_once():
         *(("a", {"step": 1}), ("b", {"step": 1})),
         *(("a", {"stop_reason": "first"}), ("b", {"stop_reason": "first"})),
     ]
+
+
+class Failing:
+    def __init__(self, error: BaseException) -> None:
+        self.error = error
+
+    def finish(self, results):
+        raise self.error
+
+
+def test_who_fails_at_the_end_silences_nobody_and_hides_no_error():
+    heard, warned = [], []
+    trackers = Trackers(warned.append)
+    errors = [OSError(28, "No space left on device"), ValueError("a mistake of ours")]
+    trackers.add([*map(Failing, errors), SimpleNamespace(finish=heard.append)])
+    with pytest.raises(Interrupted), finishing(trackers):
+        raise Interrupted("All is saved.")
+    assert heard == [{"stop_reason": "stopped by Interrupted"}]
+    assert warned == [
+        f"Failing did not take the end of the run: {reason}. metrics.jsonl and results.json have"
+        " everything."
+        for reason in ("No space left on device", "a mistake of ours")
+    ]
+
+
+def test_a_second_signal_while_a_tracker_ends_is_heeded():
+    trackers = Trackers(pytest.fail)
+    trackers.add([Failing(KeyboardInterrupt())])
+    with pytest.raises(KeyboardInterrupt):
+        trackers.finish({"stop_reason": ""})
 
 
 @pytest.mark.parametrize(
@@ -221,7 +252,9 @@ class Run:
         self.ends.append(exit_code)
 
 
-def begin(run: Run, folder: Path | None, monkeypatch, *, resumed=False, **options):
+def begin(
+    run: Run, folder: Path | None, monkeypatch, *, resumed=False, earlier=LINES[:2], **options
+):
     """The tracker, what wandb.init was given, and what was said and warned of."""
     given, said = {}, []
 
@@ -234,7 +267,7 @@ def begin(run: Run, folder: Path | None, monkeypatch, *, resumed=False, **option
         WandbConfig(**options),
         folder,
         described={},
-        earlier=LINES[:2],
+        earlier=earlier,
         resumed=resumed,
         publish=publish,
         say=said.append,
@@ -269,6 +302,33 @@ def test_online_the_server_s_rows_are_not_sent_again_and_lost_ones_are(
     assert list(run.rows) == sent
     assert all(run.rows[row] == {"train/step": LINES[row]["step"], **named(LINES[row])}
                for row in sent)  # fmt: skip
+
+
+@pytest.mark.parametrize("earlier", [[], LINES[3:]], ids=["removed", "since then"])
+def test_rows_behind_a_file_that_was_removed_are_not_lost(earlier, tmp_path, monkeypatch):
+    (tmp_path / RUN_FILE).write_text('{"id": "r1"}')
+    run = Run(starting_step=40)
+    tracker, _, said = begin(
+        run, tmp_path, monkeypatch, resumed=True, earlier=earlier, mode="online"
+    )
+    for line in LINES[2:]:
+        tracker.write(line)
+    assert list(run.rows) == [40, 41]
+    assert run.rows[41] == {"train/step": 3, **named(LINES[3])}
+    assert said[1:] == [
+        "metrics.jsonl lacks the run's first steps, so that its lines cannot be held against the 40"
+        " rows that W&B has: what comes now is sent behind those. Steps that are made again stand"
+        " there twice."
+    ]
+
+
+def test_offline_such_a_part_replaces_nothing(tmp_path, monkeypatch):
+    (tmp_path / RUN_FILE).write_text('{"id": "r0"}')
+    _, given, said = begin(
+        Run(), tmp_path, monkeypatch, resumed=True, earlier=LINES[3:], mode="offline"
+    )
+    assert given["id"] is None
+    assert "this part is a run of its own in W&B: uploaded as the same, it would" in said[0]
 
 
 def test_offline_a_part_that_goes_on_has_the_same_id_and_every_row(tmp_path, monkeypatch):

@@ -20,7 +20,7 @@ from llama_recipes.cli.measuring import Questions, Work, measure
 from llama_recipes.configs.run import RunConfig
 from llama_recipes.data.prepare import Preparation
 from llama_recipes.data.splits import Part, open_part
-from llama_recipes.errors import CheckpointError, ConfigError, DataError
+from llama_recipes.errors import CheckpointError, ConfigError, DataError, writing
 from llama_recipes.inference.answers import as_question, spread, with_prompt
 from llama_recipes.inference.metrics import find_answer
 from llama_recipes.monitoring import announce
@@ -83,13 +83,9 @@ def evaluate_models(flags: EvaluateFlags, data: Data, pattern: re.Pattern[str] |
 
 
 def _write(path: Path, content: dict[str, Any]) -> None:
-    try:
+    remedy = "The figures are above; make room, and measure again for the answers."
+    with writing(f"--output_file {path}", remedy, kind=ConfigError):
         publish(path, (json.dumps(content, indent=2, allow_nan=False) + "\n").encode())
-    except OSError as error:
-        raise ConfigError(
-            f"--output_file {path} could not be written: {error.strerror or error}. The figures are"
-            " above; make room, and measure again for the answers."
-        ) from error
 
 
 def _open(

@@ -9,7 +9,7 @@ from pydantic import Field
 
 from llama_recipes.cli.flags import read_flags
 from llama_recipes.configs.section import Section
-from llama_recipes.errors import ConfigError, guard
+from llama_recipes.errors import ConfigError, guard, writing
 
 PROG = "llama-recipes report"
 _EPILOG = """\
@@ -44,13 +44,10 @@ def _report(argv: Sequence[str]) -> int:
     from llama_recipes.monitoring.metrics_file import rebuild
     from llama_recipes.monitoring.report.tracker import write_report
 
-    try:
+    remedy = "Make room, or give a copy of the folder that you may write to."
+    with writing(f"The report in {folder}", remedy, kind=ConfigError):
         path = write_report(folder, publish)
+    print(f"The report is {path.resolve()}", flush=True)
+    with writing(f"What --save_metrics left in {folder}", remedy, kind=ConfigError):
         rebuild(folder, publish)
-    except OSError as error:
-        raise ConfigError(
-            f"The report cannot be written to {folder}: {error.strerror or error}. Make room, or"
-            " give a copy of the folder that you may write to."
-        ) from error
-    print(f"The report is {path.resolve()}")
     return 0

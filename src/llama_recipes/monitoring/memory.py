@@ -109,6 +109,7 @@ def bytes_left_in_container(cgroup: Path = Path("/sys/fs/cgroup")) -> float:
 
 def _kilobytes(path: str, name: str) -> int:
     """A counter of the kernel's. Raises OSError or KeyError where it is not there."""
-    lines = Path(path).read_text(encoding="utf-8").splitlines()
+    # The kernel cuts a process's name after 15 bytes, which may be inside a character.
+    lines = Path(path).read_text(encoding="utf-8", errors="replace").splitlines()
     fields = dict(line.split(":", 1) for line in lines)
     return int(fields[name].split()[0])

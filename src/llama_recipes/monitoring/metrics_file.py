@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping, Sequence
+import shlex
+from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -25,13 +26,6 @@ def metrics_path(folder: Path, rank: int | None, now: datetime) -> Path:
     return there[-1] if there else folder / f"metrics_data_{rank}-{now:%Y-%m-%d_%H-%M-%S}.json"
 
 
-def rebuild(folder: Path, publish: Publish) -> None:
-    """Write a run's file of losses and its plots anew, if any. Raises OSError, ConfigError."""
-    for path in sorted(folder.glob("metrics_data_*.json")):
-        require("matplotlib", why="The plots of --save_metrics are drawn with")
-        MetricsFile(path, earlier=read_metrics(folder).lines, publish=publish).finish({})
-
-
 def eight_lists(records: Sequence[Mapping[str, Any]]) -> dict[str, list[float | None]]:
     """`{train,val}_{step,epoch}_{loss,perplexity}`; None where a value was not finite."""
     found: dict[str, list[float | None]] = {}
@@ -45,24 +39,58 @@ def eight_lists(records: Sequence[Mapping[str, Any]]) -> dict[str, list[float | 
 class MetricsFile:
     """A tracker that writes `path` after each evaluation and at the end; there its plots too.
 
-    earlier: the lines of metrics.jsonl that the run goes on behind.
+    earlier: the lines of metrics.jsonl that the run goes on behind. What goes wrong is a warning,
+    once: the file can be made anew from metrics.jsonl.
     """
 
     def __init__(
-        self, path: Path, *, earlier: Sequence[Mapping[str, Any]], publish: Publish
+        self,
+        path: Path,
+        *,
+        earlier: Sequence[Mapping[str, Any]],
+        publish: Publish,
+        warn: Callable[[str], None],
     ) -> None:
-        self._path, self._publish = path, publish
+        self._path, self._publish, self._warn = path, publish, warn
         self._records = [dict(record) for record in earlier]
+        self._has_failed = False
 
     def write(self, record: Mapping[str, Any]) -> None:
         self._records.append(finite(record))
         if "eval_loss" in record:
-            self._write()
+            self._try(_write_lists)
 
     def finish(self, results: Mapping[str, Any]) -> None:
-        self._write()
-        for name, content in draw(self._records).items():
-            self._publish(self._path.with_name(f"{self._path.stem}_{name}"), content)
+        self._try(_write_lists)
+        self._try(_write_plots)
 
-    def _write(self) -> None:
-        self._publish(self._path, (json.dumps(eight_lists(self._records)) + "\n").encode())
+    def _try(self, write: Callable[[Path, Sequence[Mapping[str, Any]], Publish], None]) -> None:
+        try:
+            write(self._path, self._records, self._publish)
+        except Exception as error:  # a mistake of ours in a plot ends no training either
+            if not self._has_failed:
+                reason = error.strerror if isinstance(error, OSError) else None
+                self._warn(
+                    f"{self._path} or its plots could not be written: {reason or error}. The"
+                    f" training goes on; make them later with llama-recipes report"
+                    f" {shlex.quote(str(self._path.parent))}."
+                )
+            self._has_failed = True
+
+
+def rebuild(folder: Path, publish: Publish) -> None:
+    """Write a run's file of losses and its plots anew, if any. Raises OSError, ConfigError."""
+    for path in sorted(folder.glob("metrics_data_*.json")):
+        records = read_metrics(folder).lines
+        _write_lists(path, records, publish)
+        require("matplotlib", why="The plots of --save_metrics were left out: they are drawn with")
+        _write_plots(path, records, publish)
+
+
+def _write_lists(path: Path, records: Sequence[Mapping[str, Any]], publish: Publish) -> None:
+    publish(path, (json.dumps(eight_lists(records)) + "\n").encode())
+
+
+def _write_plots(path: Path, records: Sequence[Mapping[str, Any]], publish: Publish) -> None:
+    for name, content in draw(records).items():
+        publish(path.with_name(f"{path.stem}_{name}"), content)

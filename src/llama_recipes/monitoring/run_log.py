@@ -10,7 +10,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, NamedTuple, Self, TypeGuard
 
-from llama_recipes.errors import CheckpointError
+from llama_recipes.errors import CheckpointError, writing
 
 METRICS_FILE = "metrics.jsonl"
 
@@ -19,13 +19,15 @@ class RunLog:
     """Appends one JSON object a line and flushes it: what was logged survives a crash.
 
     Without a folder nothing is written. keep: bytes of an earlier part of the run to go on behind;
-    what stands after them is forgotten, for it is written again. None: all there is.
+    what stands after them is forgotten, for it is written again. None: all there is. Raises
+    CheckpointError where there is no writing to it.
     """
 
     def __init__(self, folder: Path | None, *, keep: int | None = None) -> None:
         self._file = None
         if folder is not None:
-            self._file = (folder / METRICS_FILE).open("a", encoding="utf-8")
+            with writing(folder / METRICS_FILE, "Make room, or give another --output_dir."):
+                self._file = (folder / METRICS_FILE).open("a", encoding="utf-8")
             if keep is not None:
                 self._file.truncate(min(keep, self._file.tell()))
 
@@ -93,7 +95,9 @@ def _is_metrics(line: object) -> TypeGuard[dict[str, Any]]:
 
 
 def _damaged(path: Path, why: str) -> CheckpointError:
-    return CheckpointError(f"{path} is damaged: {why}. Remove it to go on without what it says.")
+    return CheckpointError(
+        f"{path} is damaged: {why}. Remove the file to go on without what it says."
+    )
 
 
 def finite(record: Mapping[str, Any]) -> dict[str, Any]:

@@ -81,6 +81,12 @@ def start_wandb(
     known = wandb.setup().settings
     offline = (config.mode or known.mode) != "online"
     run_id = _id_of(folder) if resumed else None
+    if run_id and offline and _lacks_its_begin(earlier):
+        warn(
+            "metrics.jsonl lacks the run's first steps, so that this part is a run of its own in"
+            " W&B: uploaded as the same, it would replace what was uploaded before."
+        )
+        run_id = None
     try:
         run = wandb.init(
             **given,
@@ -135,6 +141,13 @@ class Wandb:
     ) -> None:
         self._run, self._there, self._warn = run, there, warn
         self._row, self._failed = 0, False
+        if there and _lacks_its_begin(earlier):
+            warn(
+                "metrics.jsonl lacks the run's first steps, so that its lines cannot be held"
+                f" against the {there:,} rows that W&B has: what comes now is sent behind those."
+                " Steps that are made again stand there twice."
+            )
+            earlier, self._row = [], there
         for record in earlier:
             self.write(record)
 
@@ -163,6 +176,11 @@ class Wandb:
                     " it may miss some of it. metrics.jsonl has everything."
                 )
             self._failed = True
+
+
+def _lacks_its_begin(earlier: Sequence[Mapping[str, Any]]) -> bool:
+    """Whether metrics.jsonl was removed since the run began, as a damaged one has to be."""
+    return not earlier or earlier[0]["step"] > 1
 
 
 def _id_of(folder: Path | None) -> str | None:

@@ -12,7 +12,7 @@ Publish = Callable[[Path, bytes], None]
 
 
 class Tracker(Protocol):
-    """Hears of one run, on the process that writes; what it raises ends the run."""
+    """Hears of one run, on the process that writes; what `write` raises ends the run."""
 
     def write(self, record: Mapping[str, Any]) -> None:
         """A line of metrics.jsonl, which has it already: `step`, then `loss` or `eval_loss`."""
@@ -24,9 +24,9 @@ class Tracker(Protocol):
 class Trackers:
     """All who listen, in their order, as one of them; nobody on processes that do not write."""
 
-    def __init__(self, trackers: Sequence[Tracker] = ()) -> None:
-        self._trackers = list(trackers)
-        self._finished = False
+    def __init__(self, warn: Callable[[str], None]) -> None:
+        self._trackers: list[Tracker] = []
+        self._warn, self._finished = warn, False
 
     def add(self, trackers: Sequence[Tracker]) -> None:
         self._trackers += trackers
@@ -36,12 +36,23 @@ class Trackers:
             tracker.write(record)
 
     def finish(self, results: Mapping[str, Any]) -> None:
-        """Only the first call counts: a run ends once, whoever notices it after that."""
+        """Only the first call counts: a run ends once, whoever notices it after that.
+
+        Where one of them fails, that is a warning: the others hear of the end too, and the run ends
+        as it would have without.
+        """
         if self._finished:
             return
         self._finished = True
         for tracker in self._trackers:
-            tracker.finish(results)
+            try:
+                tracker.finish(results)
+            except Exception as error:
+                reason = error.strerror if isinstance(error, OSError) else None
+                self._warn(
+                    f"{type(tracker).__name__} did not take the end of the run: {reason or error}."
+                    " metrics.jsonl and results.json have everything."
+                )
 
 
 def named(record: Mapping[str, Any]) -> dict[str, float]:

@@ -57,7 +57,9 @@ def make_trackers(
     train, earlier = config.train_config, read_metrics(folder).lines
     trackers: list[Tracker] = []
     if metrics_filename is not None:
-        trackers.append(MetricsFile(Path(metrics_filename), earlier=earlier, publish=publish))
+        trackers.append(
+            MetricsFile(Path(metrics_filename), earlier=earlier, publish=publish, warn=screen.warn)
+        )
     if train.use_tensorboard and folder is not None:
         trackers.append(
             TensorBoard(

@@ -72,7 +72,7 @@ class Run:
         self.train_loader, self.eval_loader = train_loader, eval_loader
         self.config, self.selection = config, selection
         self.log, self.screen = log, screen
-        self.trackers = trackers or Trackers()
+        self.trackers = trackers or Trackers(screen.warn)
         self.interruption = interruption or Interruption()
         self.checkpoint = checkpoint
         self.instrument = instrument or Nothing()

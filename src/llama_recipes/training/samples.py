@@ -22,6 +22,7 @@ from llama_recipes.data.tokenizer import Tokenizer
 from llama_recipes.inference.answers import Question, as_question, spread, with_prompt
 from llama_recipes.inference.generate import generate
 from llama_recipes.model.llama import Llama
+from llama_recipes.monitoring.memory import ran_out
 from llama_recipes.monitoring.report.files import SAMPLES_FILE
 from llama_recipes.monitoring.screen import Screen
 from llama_recipes.training.interruption import StopRequested
@@ -144,7 +145,9 @@ def ask_before(
         screen.line(f"Answering {len(samples.questions)} documents as the model is now …")
         try:
             samples.before = _answers(model, samples, tokenizer, check=lambda: None)
-        except torch.OutOfMemoryError:
+        except Exception as error:
+            if not ran_out(error):
+                raise
             samples.questions, samples.left_out = [], "the memory ran out."
     _save(samples, folder, screen)
 
@@ -167,7 +170,9 @@ def ask_after(
         return
     try:
         samples.after = _answers(model, samples, tokenizer, check)
-    except (StopRequested, torch.OutOfMemoryError) as error:
+    except (StopRequested, Exception) as error:
+        if not isinstance(error, StopRequested) and not ran_out(error):
+            raise
         reason = error.name if isinstance(error, StopRequested) else "the memory ran out"
         screen.line(f"The answers after the training are left out: {reason}.")
         return

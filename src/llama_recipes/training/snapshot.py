@@ -18,6 +18,7 @@ from llama_recipes.checkpoint.folder import Checkpoint, Tensors
 from llama_recipes.checkpoint.pieces import Piece, Pieces, Shards
 from llama_recipes.checkpoint.store import drafted
 from llama_recipes.configs.fsdp import StateDictType
+from llama_recipes.errors import writing
 from llama_recipes.model.safetensors_folder import save_tensors
 from llama_recipes.parallel.shards import is_first_copy, is_shared, own_rows, whole, with_rows
 from llama_recipes.parallel.world import World
@@ -70,11 +71,18 @@ def _pieces(tensors: Mapping[str, Tensor], layout: StateDictType, world: World) 
 
 
 def save_optimizer(run: Run, folder: Path) -> None:
-    """The optimizer's state beside the result, for whoever wants to look at it or reuse it."""
-    pieces = tensors_of(run).get("optimizer")
-    if pieces is not None:
-        with drafted(folder / "optimizer.safetensors") as draft:
-            save_tensors({key: piece.rows for key, piece in pieces.items()}, draft)
+    """The optimizer's state beside the result, for whoever wants to look at it or reuse it.
+
+    Raises CheckpointError where it cannot be written.
+    """
+    pieces, path = tensors_of(run).get("optimizer"), folder / "optimizer.safetensors"
+
+    def write() -> None:
+        if pieces is not None:
+            with writing(path), drafted(path) as draft:
+                save_tensors({key: piece.rows for key, piece in pieces.items()}, draft)
+
+    run.world.lead(write)
 
 
 def state_of(run: Run) -> dict[str, Any]:

@@ -53,8 +53,8 @@ def step_axis(steps: Iterable[int], *, count: int = 6) -> Axis:
 
 
 def number_text(value: object, digits: int = 4) -> str:
-    """As a person writes it: 12,345, 0.8123, 1.2e-05, and a dash for none."""
-    if value is None or (isinstance(value, float) and math.isnan(value)):
+    """As a person writes it: 12,345, 0.8123, 1.2e-05, and a dash for none or not finite."""
+    if value is None or (isinstance(value, float) and not math.isfinite(value)):
         return "–"
     if isinstance(value, bool) or not isinstance(value, int | float):
         return str(value)

@@ -70,13 +70,15 @@ def method(run: RunFiles) -> str:
 
 
 def when(run: RunFiles) -> str:
-    """Date and time of the start, and how often it was gone on with."""
+    """Date and time of the start and the end, and how often it was gone on with."""
     started = [entry for entry in run.facts.get("started", []) if isinstance(entry, dict)]
     if not started:
         return ""
     again = len(started) - 1
     times = "" if not again else f", resumed {again} time{'s' if again > 1 else ''}"
-    return f"{_date(started[0].get('at'))}{times}"
+    ended = run.facts.get("ended")
+    end = f"; ended on {_date(ended)}" if ended else ""
+    return f"{_date(started[0].get('at'))}{times}{end}"
 
 
 def _date(text: object) -> str:
