@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import re
@@ -11,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from llama_recipes.cli.inspection import files
+from llama_recipes.cli.inspection import files, look
 from llama_recipes.cli.inspection.files import MADE_BY
 from llama_recipes.cli.main import main
 from llama_recipes.data.spread import spread
@@ -307,6 +308,15 @@ def test_a_folder_that_may_not_be_written_to_is_named(base, inspect, tmp_path, m
     monkeypatch.setattr(files, "TemporaryFile", refused)
     _, said = inspect(*base, code=2)
     assert f"--json {tmp_path / 'inspected.json'} cannot be written: Permission denied." in said
+
+
+def test_a_full_disk_is_the_user_s_to_mend(base, inspect, tmp_path, monkeypatch):
+    def full(path, content):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(look, "publish", full)
+    _, said = inspect(*base, f"--html={tmp_path / 'page.html'}", code=2)
+    assert "page.html could not be written: No space left on device. Make room, or name" in said
 
 
 def test_its_own_files_are_written_anew(base, inspect, tmp_path):

@@ -29,7 +29,7 @@ from llama_recipes.data.steps import fill
 from llama_recipes.data.template import look_at_template
 from llama_recipes.data.tokenizer import Tokenizer, load_tokenizer
 from llama_recipes.data.wording import Wording, read_places, read_wording
-from llama_recipes.errors import DataError
+from llama_recipes.errors import ConfigError, DataError, writing
 from llama_recipes.model.config import LlamaConfig
 from llama_recipes.model.source import open_model
 from llama_recipes.monitoring.announce import FEW_STEPS
@@ -54,12 +54,13 @@ def inspect_run(flags: InspectFlags, config: RunConfig) -> None:
     screen = Screen(console)
     shown = look(flags, config, screen)
     terminal.show(shown, console)
-    for path, render in (
-        (flags.html, as_html.page),
-        (flags.json_file, as_json.as_text),
+    for flag, path, render in (
+        ("html", flags.html, as_html.page),
+        ("json", flags.json_file, as_json.as_text),
     ):
         if path:
-            publish(Path(path).expanduser(), render(shown).encode())
+            with writing(f"--{flag} {path}", "Make room, or name another file.", kind=ConfigError):
+                publish(Path(path).expanduser(), render(shown).encode())
             screen.line(f"Written: {path}")
     if shown.refused:
         raise DataError(shown.refused)
