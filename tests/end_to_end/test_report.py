@@ -266,7 +266,6 @@ def test_the_commands_it_shows_work(done, capsys, tmp_path):
         ("Talk to it", ["--prompt", "1 + 1 =", "--max_new_tokens", "3"]),
         ("Measure it", ["--max_samples", "2", "--max_new_tokens", "3"]),
         ("Merge it", ["--no_compare"]),
-        ("Train it again", ["--max_train_step", "1", "--print_config"]),
     ):
         program, *words = shlex.split(shown[title])
         assert program == "llama-recipes"
@@ -275,6 +274,25 @@ def test_the_commands_it_shows_work(done, capsys, tmp_path):
     assert command == "export"  # whose tokenizers this tiny one is not among
     assert main([command, *words, "--no_compare"]) == 4
     assert "tokenizer cuts texts in a way that has no name in GGUF" in capsys.readouterr().err
+
+
+def test_its_command_trains_again_from_the_first_step(inputs, tmp_path, capsys):
+    """After a run that went on from a checkpoint, with changes, too."""
+    assert run(inputs, tmp_path / "first", *LORA, "--max_train_step=2") == 0
+    checkpoint = tmp_path / "first" / "checkpoints" / "step-00000002"
+    changed = ("--lr=2e-2", f"--resume={checkpoint}", "--resume_with_changes")
+    assert run(inputs, tmp_path / "second", *LORA, *changed, "--max_train_step=3") == 0
+    for name in ("first", "second"):
+        (shown,) = [r for r in recipes(read_run(tmp_path / name)) if r.title == "Train it again"]
+        program, *words = shlex.split(shown.lines[0])
+        assert program == "llama-recipes"
+        assert main([*words, "--max_train_step", "1"]) == 0, capsys.readouterr().err
+        metrics, _ = result_of(tmp_path / f"{name}-again")
+        assert [line["step"] for line in metrics] == [1, 1]  # a step, an evaluation
+        again = read_run(tmp_path / f"{name}-again")
+        assert not again.setting("train_config.resume")
+        assert not again.setting("train_config.resume_with_changes")
+        assert again.setting("train_config.lr") == (1e-2 if name == "first" else 2e-2)
 
 
 # In a browser
