@@ -2,16 +2,11 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Sequence
-from pathlib import Path
-from tempfile import TemporaryFile
 
 import torch
 
-from llama_recipes.checkpoint.folder import FOLDER, Checkpoint
 from llama_recipes.configs.run import RunConfig
-from llama_recipes.configs.section import is_given
 from llama_recipes.configs.training import TrainConfig
 from llama_recipes.data.loader import Loader
 from llama_recipes.data.splits import Splits
@@ -21,8 +16,6 @@ from llama_recipes.kernels import library
 from llama_recipes.model.config import LlamaConfig
 from llama_recipes.model.llama import Llama
 from llama_recipes.monitoring.memory import GIB, available_memory_gib
-from llama_recipes.monitoring.results import LAST, RESULTS_FILE, is_finished
-from llama_recipes.monitoring.run_log import METRICS_FILE
 from llama_recipes.monitoring.screen import Screen
 from llama_recipes.parallel.device import has_bf16
 from llama_recipes.parallel.recompute import recompute_layers
@@ -32,110 +25,10 @@ from llama_recipes.training.allocator import give_back_at_once
 from llama_recipes.training.memory import step_bytes
 from llama_recipes.training.windows import largest_slice
 
-
-def refuse_results(config: RunConfig, checkpoint: Checkpoint | None) -> None:
-    """Raises ConfigError where the run's folder holds results, which are never written over.
-
-    checkpoint: what the run goes on from; its own folder's results are its to replace.
-    """
-    folder, root = output_path(config), checkpoints_path(config)
-    if _is_of(checkpoint, root):
-        return
-    held = (
-        []
-        if folder is None
-        else [
-            str(path.relative_to(folder))
-            for pattern in ("*.safetensors", f"{LAST}/*.safetensors", "config.json", RESULTS_FILE)
-            for path in sorted(folder.glob(pattern))
-            if path.name != RESULTS_FILE or is_finished(path)
-        ]
-    )
-    if held:
-        raise ConfigError(
-            f"--output_dir {folder} already holds {', '.join(held[:3])}, the result of a run,"
-            " which is not written over. Name another folder, or remove this one."
-        )
-    if root is not None and any(root.glob("step-*")):
-        raise ConfigError(
-            f"{root} holds checkpoints of a run that did not end. Go on with it with --resume auto,"
-            " name another folder, or remove this one."
-        )
-
-
-def _is_of(checkpoint: Checkpoint | None, root: Path | None) -> bool:
-    return (
-        checkpoint is not None
-        and root is not None
-        and checkpoint.path.parent.resolve() == root.resolve()
-    )
-
-
-def make_output_folder(config: RunConfig, checkpoint: Checkpoint | None) -> None:
-    """Make the run's folder where one was given. Raises ConfigError.
-
-    What an unfinished run that saved nothing left there is replaced. A run that goes on from the
-    checkpoint of another folder takes the metrics up to there along.
-    """
-    folder = output_path(config)
-    if folder is None:
-        return
-    try:
-        _make_writable(folder)
-        if not _is_of(checkpoint, checkpoints_path(config)):
-            (folder / METRICS_FILE).unlink(missing_ok=True)
-            earlier = checkpoint and checkpoint.path.parent.parent / METRICS_FILE
-            if earlier and earlier.is_file():
-                shutil.copyfile(earlier, folder / METRICS_FILE)
-    except OSError as error:
-        raise ConfigError(
-            f"--output_dir {folder} cannot be written to: {error.strerror or error}."
-            " Name a folder that you may write to."
-        ) from error
-
-
-def make_profiler_folder(train: TrainConfig) -> None:
-    """Make the folder of the trace where one is recorded. Raises ConfigError."""
-    if not train.use_profiler:
-        return
-    try:
-        _make_writable(Path(train.profiler_dir).expanduser())
-    except OSError as error:
-        raise ConfigError(
-            f"--profiler_dir {train.profiler_dir} cannot be written to: {error.strerror or error}."
-            " Name a folder that you may write to."
-        ) from error
-
-
-def _make_writable(folder: Path) -> None:
-    """Raises OSError."""
-    folder.mkdir(parents=True, exist_ok=True)
-    with TemporaryFile(dir=folder):
-        pass
-
-
 SAVE_MEMORY = (
     "Lower --context_length or --batch_size_training, train an adapter with --use_peft instead of"
     " all weights, or take a smaller model."
 )
-
-
-def output_path(config: RunConfig) -> Path | None:
-    output_dir = config.train_config.output_dir
-    # A shell leaves --output_dir=~/x as it is.
-    return Path(output_dir).expanduser() if is_given(output_dir) else None
-
-
-def checkpoints_path(config: RunConfig) -> Path | None:
-    """Where this run's checkpoints stand; None where it saves none."""
-    train, folder = config.train_config, output_path(config)
-    if not train.save_model:
-        return None
-    if train.enable_fsdp and not train.use_peft:
-        # As in the original, whose converter looks for them there.
-        name = f"{train.dist_checkpoint_folder}-{Path(train.model_name).name}"
-        return Path(train.dist_checkpoint_root_folder).expanduser() / name
-    return folder / FOLDER if folder else None
 
 
 def check_vocabulary(splits: Splits, tokenizer: Tokenizer, model: LlamaConfig) -> None:

@@ -5,11 +5,12 @@ from __future__ import annotations
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 import torch
 from rich.console import Console
 
-from llama_recipes import ending, preflight, watching
+from llama_recipes import ending, folders, preflight, watching
 from llama_recipes.adapters.select import start_adapter
 from llama_recipes.checkpoint.folder import Checkpoint
 from llama_recipes.checkpoint.store import publish
@@ -27,10 +28,7 @@ from llama_recipes.monitoring.results import counted_before
 from llama_recipes.monitoring.run_log import RunLog
 from llama_recipes.monitoring.screen import Screen
 from llama_recipes.monitoring.trackers import Trackers
-from llama_recipes.monitoring.tracking import (
-    check_trackers,
-    metrics_file,
-)
+from llama_recipes.monitoring.tracking import check_trackers, metrics_file
 from llama_recipes.parallel.join import joined
 from llama_recipes.parallel.shards import own_rows
 from llama_recipes.parts import (
@@ -82,11 +80,11 @@ def finetune(config: RunConfig, screen: Screen | None = None) -> dict[str, Any]:
 def _finetune(config: RunConfig, screen: Screen, interruption: Interruption) -> dict[str, Any]:
     for warning in warnings(config):
         screen.warn(warning)
-    world, root = interruption.world, preflight.checkpoints_path(config)
+    world, root = interruption.world, folders.checkpoints_path(config)
     checkpoint = checkpoint_to_resume(config, root, screen.warn, world)
-    world.lead(lambda: preflight.refuse_results(config, checkpoint))
+    world.lead(lambda: folders.refuse_results(config, checkpoint))
     world.lead(lambda: check_trackers(config))
-    world.lead(lambda: preflight.make_profiler_folder(config.train_config))
+    world.lead(lambda: folders.make_profiler_folder(config.train_config))
     source = open_model(config.train_config.model_name)
     base = weights_fingerprint(source.tensors)
     check_adapter_base(config, source.tensors)
@@ -105,7 +103,8 @@ def _finetune(config: RunConfig, screen: Screen, interruption: Interruption) -> 
     check_weights(model, source.tensors, skip=adapter_names)
     check_adapter_weights(config, model, adapter)
 
-    folder = preflight.output_path(config)
+    folder, earlier = folders.output_path(config), folders.earlier_folder(checkpoint)
+    run_id = checkpoint.state["run_id"] if checkpoint else uuid4().hex
     world.lead(lambda: _begin(folder, config, checkpoint))
     splits = open_documents(config, tokenizer, screen, world)
     preflight.check_vocabulary(splits, tokenizer, source.config)
@@ -160,7 +159,7 @@ def _finetune(config: RunConfig, screen: Screen, interruption: Interruption) -> 
         "prompt_format": splits.format,
         "quantization": how and asdict(how),
         "metrics_filename": None if world.rank else metrics_file(config, folder),
-        **(counted_before(folder) if checkpoint else {}),
+        **counted_before(earlier),
     }
     give_back()
     torch.manual_seed(train.seed + world.rank)  # what dropout drops differs among processes
@@ -186,6 +185,8 @@ def _finetune(config: RunConfig, screen: Screen, interruption: Interruption) -> 
                     splits,
                     screen,
                     world,
+                    run_id=run_id,
+                    earlier=earlier,
                     metrics_filename=facts["metrics_filename"],
                     steps=steps,
                     after_step=checkpoint.step if checkpoint else None,
@@ -221,7 +222,8 @@ def _finetune(config: RunConfig, screen: Screen, interruption: Interruption) -> 
                 itself,
                 keep=train.keep_checkpoints,
                 layout=config.fsdp_config.checkpoint_type,
-                resumed=checkpoint,
+                run_id=run_id,
+                folder=folders.seen_from(root, folder),
             )
         run.instrument = watching.make_instrument(run, screen)
         ending.train(run, written_by_me, screen, facts)
@@ -243,7 +245,7 @@ def _finetune(config: RunConfig, screen: Screen, interruption: Interruption) -> 
 
 
 def _begin(folder: Path | None, config: RunConfig, checkpoint: Checkpoint | None) -> None:
-    preflight.make_output_folder(config, checkpoint)
+    folders.make_output_folder(config, checkpoint)
     if folder is not None:
         with writing(folder / CONFIG_FILE, "Make room, or give another --output_dir."):
             publish(folder / CONFIG_FILE, to_yaml(config).encode())

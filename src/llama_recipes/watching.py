@@ -16,9 +16,8 @@ from llama_recipes.monitoring.flop_counter import FlopCounter
 from llama_recipes.monitoring.instruments import Instrument, Nothing
 from llama_recipes.monitoring.matrix_rate import matrix_rate
 from llama_recipes.monitoring.profiler import Profiler
-from llama_recipes.monitoring.report.files import RUN_FILE
 from llama_recipes.monitoring.report.tracker import RunReport
-from llama_recipes.monitoring.run_facts import run_facts, starts
+from llama_recipes.monitoring.run_facts import earlier_parts, run_facts, starts
 from llama_recipes.monitoring.screen import Screen
 from llama_recipes.monitoring.trackers import Tracker
 from llama_recipes.monitoring.tracking import make_trackers
@@ -64,22 +63,25 @@ def start_trackers(
     screen: Screen,
     world: World,
     *,
+    run_id: str,
+    earlier: Path | None,
     metrics_filename: str | None,
     steps: int,
     after_step: int | None,
 ) -> list[Tracker]:
     """Those that the settings ask for, and the report of every run that has a folder.
 
-    For the process that writes. steps: of the whole run. after_step: as for `starts`. Raises
-    ConfigError and CheckpointError.
+    For the process that writes. earlier: the folder of what it goes on from, if any.
+    steps: of the whole run. after_step: as for `starts`. Raises ConfigError and CheckpointError.
     """
+    before = earlier_parts(earlier)
     facts = run_facts(
         model,
         splits,
         device=world.device,
         processes=world.size,
         total_steps=steps,
-        started=starts(folder and folder / RUN_FILE, after_step=after_step),
+        started=starts(before, after_step=after_step),
     )
     with writing(folder or "What a tracker keeps", "Make room, or leave the tracker out."):
         trackers = make_trackers(
@@ -93,7 +95,9 @@ def start_trackers(
         )
     if folder is None:
         return trackers
-    report = RunReport(folder, facts, screen, publish)
+    report = RunReport(
+        folder, {"run_id": run_id, **facts}, screen, publish, warnings=before.warnings
+    )
     report.update()
     return [*trackers, report]  # the last: it shows what the others left
 

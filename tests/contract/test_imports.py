@@ -13,7 +13,7 @@ LAYERS = (
     {"finetuning"},
     {"run"},
     {"ending"},
-    {"preflight", "resolve", "parts", "watching"},
+    {"folders", "preflight", "resolve", "parts", "watching"},
     {"training"},
     {"export", "inference", "checkpoint"},
     {"adapters", "data", "monitoring", "parallel", "quantization"},

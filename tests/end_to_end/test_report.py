@@ -266,7 +266,6 @@ def test_the_commands_it_shows_work(done, capsys, tmp_path):
         ("Talk to it", ["--prompt", "1 + 1 =", "--max_new_tokens", "3"]),
         ("Measure it", ["--max_samples", "2", "--max_new_tokens", "3"]),
         ("Merge it", ["--no_compare"]),
-        ("Train it again", ["--max_train_step", "1", "--print_config"]),
     ):
         program, *words = shlex.split(shown[title])
         assert program == "llama-recipes"
@@ -275,6 +274,47 @@ def test_the_commands_it_shows_work(done, capsys, tmp_path):
     assert command == "export"  # whose tokenizers this tiny one is not among
     assert main([command, *words, "--no_compare"]) == 4
     assert "tokenizer cuts texts in a way that has no name in GGUF" in capsys.readouterr().err
+
+
+COUNTED = {"model_tflops": 1.5, "flop_counter": {"total": 7}}
+
+
+@pytest.fixture(scope="module")
+def gone_on(inputs, tmp_path_factory):
+    """A run, and in `second` one that went on from its checkpoint, with changes."""
+    folder = tmp_path_factory.mktemp("gone on")
+    first = folder / "first"
+    assert run(inputs, first, *LORA, "--max_train_step=2") == 0
+    results = json.loads((first / "results.json").read_text())
+    (first / "results.json").write_text(json.dumps(results | COUNTED))
+    checkpoint = first / "checkpoints" / "step-00000002"
+    changed = ("--lr=2e-2", f"--resume={checkpoint}", "--resume_with_changes")
+    assert run(inputs, folder / "second", *LORA, *changed, "--max_train_step=3") == 0
+    return folder
+
+
+def test_going_on_in_another_folder_takes_the_history_along(gone_on):
+    first, second = read_run(gone_on / "first"), read_run(gone_on / "second")
+    assert [line["step"] for line in second.steps] == [1, 2, 3]
+    assert second.facts["started"][0] == first.facts["started"][0]
+    assert [start["after_step"] for start in second.facts["started"]] == [0, 2]
+    assert second.results.items() >= COUNTED.items()
+    earlier, warnings = first.facts["warnings"], second.facts["warnings"]
+    assert warnings[: len(earlier)] == earlier != []
+    assert warnings[len(earlier)].startswith("--lr is 0.02, and was 0.01 in")
+
+
+@pytest.mark.parametrize("name", ["first", "second"])
+def test_its_command_trains_again_from_the_first_step(name, gone_on, capsys):
+    (shown,) = [r for r in recipes(read_run(gone_on / name)) if r.title == "Train it again"]
+    program, *words = shlex.split(shown.lines[0])
+    assert program == "llama-recipes"
+    assert main([*words, "--max_train_step", "1"]) == 0, capsys.readouterr().err
+    again = read_run(gone_on / f"{name}-again")
+    assert [line["step"] for line in again.steps] == [1]
+    assert not again.setting("train_config.resume")
+    assert not again.setting("train_config.resume_with_changes")
+    assert again.setting("train_config.lr") == (1e-2 if name == "first" else 2e-2)
 
 
 # In a browser

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -86,7 +87,12 @@ def test_a_new_run_does_not_write_over_checkpoints(inputs, started, capsys):
         if path.is_file():
             path.unlink()
     assert main(usual(inputs, started)) == 2
-    assert "holds checkpoints of a run that did not end. Go on with it" in capsys.readouterr().err
+    said = "holds checkpoints of a run that came to its end, which are not written over: name"
+    assert said in capsys.readouterr().err
+    shutil.rmtree(started / "checkpoints" / "step-00000004")
+    assert main(usual(inputs, started)) == 2
+    said = "holds checkpoints of a run that did not end. Go on with it with --resume auto, name"
+    assert said in capsys.readouterr().err
 
 
 def test_a_checkpoint_that_is_not_there(said):

@@ -41,6 +41,12 @@ def test_an_epoch_is_the_mean_over_its_tokens_and_its_last_evaluation():
     assert found["val_epoch"].perplexities == [math.exp(3.0), math.exp(2.5)]
 
 
+def test_an_epoch_whose_first_lines_are_missing_is_the_mean_of_the_others():
+    """The first line there is not as heavy as all that are not."""
+    lines = [step(51, 1, 9.0, 510), *(step(n, 1, 1.0, 10 * n) for n in range(52, 102))]
+    assert curves(lines)["train_epoch"] == LossCurve([1], [(9.0 + 50 * 1.0) / 51])
+
+
 def test_the_eight_lists_are_the_original_s():
     lists = eight_lists([*RUN, step(5, 3, 2000.0, 60), evaluation(5, None)])
     assert sorted(lists) == sorted(

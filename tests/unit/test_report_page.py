@@ -18,6 +18,7 @@ from llama_recipes.monitoring.report.commands import recipes
 from llama_recipes.monitoring.report.files import read_run
 from llama_recipes.monitoring.report.summary import figures, state
 from llama_recipes.monitoring.report.tracker import RunReport, write_report
+from llama_recipes.monitoring.run_facts import EarlierParts, earlier_parts
 from llama_recipes.monitoring.screen import Screen
 from support.run_folder import evaluation, page_of, run_folder, step
 
@@ -111,6 +112,19 @@ def test_how_it_ended_is_said(reason, word, said, tmp_path):
     page = text_of(page_of(folder))
     assert said in page
     assert ("--resume auto" in page) == (word != "done")
+    assert ("Once it has ended, and not before;" in page) == (word == "going on")
+
+
+def test_how_to_go_on_where_checkpoints_stand_apart(tmp_path):
+    """Those of a sharded full fine-tune, whose folder the settings name."""
+    flags = (f"--dist_checkpoint_root_folder={tmp_path / 'sharded'}", "--enable_fsdp")
+    stopped = {"results": {"stop_reason": "stopped by SIGTERM"}, "run": {"processes": 2}}
+    folder = run_folder(tmp_path / "run", flags=flags, **stopped)
+    assert "Go on with it" not in page_of(folder)
+    (tmp_path / "sharded" / "fine-tuned-a-model").mkdir(parents=True)
+    page = text_of(page_of(folder))
+    assert "Go on with it torchrun --standalone --nproc_per_node 2 " in page
+    assert f"--config {folder}/config.yaml --output_dir {folder} --resume auto From" in page
 
 
 def test_the_figures_are_those_of_the_files(tmp_path):
@@ -348,6 +362,24 @@ def test_a_tracker_writes_it_after_each_evaluation_and_at_the_end(tmp_path, monk
     assert "Mind the gap." in page
     assert json.loads((folder / "run.json").read_text())["ended"]
     assert write_report(folder, publish).read_text() == page
+
+
+def test_warnings_of_earlier_parts_of_the_run_stay_and_none_stands_twice(tmp_path):
+    folder = run_folder(tmp_path)
+    for said in (["Mind the gap.", "Rain."], ["Snow.", "Rain."]):
+        report, screen = reporting(folder, warnings=earlier_parts(folder).warnings)
+        for warning in said:
+            screen.warn(warning)
+        report.finish({})
+    assert earlier_parts(folder).warnings == ["Mind the gap.", "Rain.", "Snow."]
+    assert text_of(page_of(folder)).count("Rain.") == 1
+
+
+@pytest.mark.parametrize("content", ["{", "[]", '{"started": 1}', '{"warnings": "x", "run_id": 1}'])
+def test_a_damaged_history_is_none(content, tmp_path):
+    (tmp_path / "run.json").write_text(content)
+    assert earlier_parts(tmp_path).started == []
+    assert earlier_parts(None) == EarlierParts()
 
 
 def test_what_goes_wrong_with_it_is_a_warning_once(tmp_path, monkeypatch):

@@ -20,7 +20,6 @@ from llama_recipes.checkpoint.store import sync
 from llama_recipes.errors import CheckpointError
 from llama_recipes.parallel.world import CPU_ALONE, World
 
-FOLDER = "checkpoints"
 _MANIFEST, _STATE = "manifest.json", "state.json"
 _NAME = re.compile(r"step-(\d{8})")
 _BLOCK = 1 << 22
@@ -159,6 +158,15 @@ def prune(root: Path, *, keep: int, never: int | None, run_id: str) -> None:
             # Renamed first: one that is half deleted must not look like a checkpoint.
             doomed = path.rename(path.with_name(f".draft-{path.name}-old"))
             shutil.rmtree(doomed, ignore_errors=True)
+
+
+def has_ended(root: Path) -> bool:
+    """Whether the run that saved the newest checkpoint below `root` came to its end with it."""
+    try:
+        state = open_checkpoint(_published(root)[-1], verify=False).state
+        return bool(state["progress"]["stop_reason"])
+    except (CheckpointError, IndexError, KeyError, TypeError):
+        return False  # whoever goes on from there is told what is wrong
 
 
 def _published(root: Path) -> list[Path]:

@@ -13,10 +13,10 @@ from llama_recipes.errors import ConfigError, guard, writing
 
 PROG = "llama-recipes report"
 _EPILOG = """\
-A run writes its report after each evaluation and at its end; this makes the same of what is in the
-folder now, also while the run goes on, after a crash, or in a copy of the folder elsewhere. No
-model is loaded. Where the run had --save_metrics, its file of losses and its plots are made anew
-too; nothing else in the folder is changed."""
+A run writes its report after each evaluation, more rarely where making it takes long, and at its
+end; this makes the same of what is in the folder now, also while the run goes on, after a crash, or
+in a copy of the folder elsewhere. No model is loaded. Where the run had --save_metrics, its file of
+losses and its plots are made anew too; nothing else in the folder is changed."""
 
 
 class ReportFlags(Section):

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from llama_recipes.configs.fsdp import ShardingStrategy
 from llama_recipes.configs.needs import has_validation_part
+from llama_recipes.configs.places import saves_apart
 from llama_recipes.configs.run import RunConfig
 from llama_recipes.configs.section import flag_of, is_given
 
@@ -33,8 +34,7 @@ class Conflict:
 
 def _saves_in_output_dir(config: RunConfig) -> bool:
     """All but a sharded full fine-tune, which has a folder of its own."""
-    train = config.train_config
-    return train.save_model and not (train.enable_fsdp and not train.use_peft)
+    return config.train_config.save_model and not saves_apart(config.value)
 
 
 REQUIRED = (
@@ -58,9 +58,7 @@ REQUIRED = (
     ),
     Required(
         "train_config.dist_checkpoint_root_folder",
-        lambda c: (
-            c.train_config.enable_fsdp and c.train_config.save_model and not c.train_config.use_peft
-        ),
+        lambda c: c.train_config.save_model and saves_apart(c.value),
         "name a folder for the sharded checkpoints",
     ),
     Required(

@@ -30,15 +30,15 @@ class LossCurve:
 def curves(records: Iterable[Mapping[str, Any]]) -> dict[str, LossCurve]:
     """`train_step`, `train_epoch`, `val_step` and `val_epoch`, from lines in their order."""
     found = {f"{part}_{per}": LossCurve() for part in ("train", "val") for per in ("step", "epoch")}
-    sums: dict[int, tuple[float, int]] = {}
+    sums: dict[int, tuple[float, float]] = {}
     evaluated: dict[int, float] = {}
-    epoch, tokens_before = 1, 0
+    epoch, tokens_before = 1, None
     for record in records:
         if "loss" in record:
             loss, epoch = _number(record["loss"]), record["epoch"]
-            tokens = record["supervised_tokens"] - tokens_before
+            tokens = _tokens_of(record, tokens_before)
             tokens_before = record["supervised_tokens"]
-            total, counted = sums.get(epoch, (0.0, 0))
+            total, counted = sums.get(epoch, (0.0, 0.0))
             sums[epoch] = total + loss * tokens, counted + tokens
             _append(found["train_step"], record["step"], loss)
         elif "eval_loss" in record:
@@ -49,6 +49,16 @@ def curves(records: Iterable[Mapping[str, Any]]) -> dict[str, LossCurve]:
     for epoch, loss in evaluated.items():
         _append(found["val_epoch"], epoch, loss)
     return found
+
+
+def _tokens_of(record: Mapping[str, Any], before: int | None) -> float:
+    """Supervised tokens of a step; before: of all steps up to the line before, if there is one.
+
+    The first line counts as a step so far does on average: it may be one that others are missing
+    before, of a run that went on without them.
+    """
+    counted: int = record["supervised_tokens"]
+    return counted / record["step"] if before is None else counted - before
 
 
 def _append(curve: LossCurve, x: int, loss: float) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import platform
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from llama_recipes.data.splits import Splits
 from llama_recipes.data.store import TokenStore
 from llama_recipes.model.llama import Llama
 from llama_recipes.model.weights import count_parameters
+from llama_recipes.monitoring.report.files import RUN_FILE
 from llama_recipes.monitoring.report.tracker import now
 
 
@@ -51,18 +53,35 @@ def run_facts(
     }
 
 
-def starts(path: Path | None, *, after_step: int | None) -> list[dict[str, Any]]:
-    """When a run was begun and gone on with, this time included, by the run.json at `path`, if any.
+@dataclass(frozen=True, slots=True)
+class EarlierParts:
+    """What the run.json of a run that is gone on with tells; empty where it does not."""
+
+    run_id: str = ""
+    started: list[dict[str, Any]] = field(default_factory=list)
+    warnings: list[str] = field(default_factory=list)
+
+
+def earlier_parts(folder: Path | None) -> EarlierParts:
+    """Of the run in `folder`, if any; with a file that is damaged only the history is lost."""
+    try:
+        found = json.loads((folder / RUN_FILE).read_text(encoding="utf-8")) if folder else {}
+        started, warnings = found.get("started") or [], found.get("warnings") or []
+        return EarlierParts(
+            str(found.get("run_id") or ""),
+            [start for start in started if isinstance(start, dict)],
+            [warning for warning in warnings if isinstance(warning, str)],
+        )
+    except (OSError, ValueError, AttributeError, TypeError):
+        return EarlierParts()
+
+
+def starts(earlier: EarlierParts, *, after_step: int | None) -> list[dict[str, Any]]:
+    """When a run was begun and gone on with, this time included.
 
     after_step: of the checkpoint that it goes on from; None where it begins anew.
     """
-    earlier: list[dict[str, Any]] = []
-    if after_step is not None and path is not None:
-        try:
-            earlier = list(json.loads(path.read_text(encoding="utf-8"))["started"])
-        except (OSError, ValueError, KeyError, TypeError):
-            earlier = []  # only the history is lost with it
-    return [*earlier, {"at": now(), "after_step": after_step or 0}]
+    return [*earlier.started, {"at": now(), "after_step": after_step or 0}]
 
 
 def _device_name(device: torch.device) -> str:

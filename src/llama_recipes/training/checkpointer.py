@@ -6,12 +6,11 @@ from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
-from uuid import uuid4
 
 import torch
 
 from llama_recipes.checkpoint.background import Background
-from llama_recipes.checkpoint.folder import Checkpoint, Tensors, prune, write_checkpoint
+from llama_recipes.checkpoint.folder import Tensors, prune, write_checkpoint
 from llama_recipes.checkpoint.pieces import Pieces
 from llama_recipes.configs.fsdp import StateDictType
 from llama_recipes.monitoring.memory import GIB, available_memory_gib
@@ -24,10 +23,10 @@ _SHARE = 0.25
 
 
 class Checkpointer:
-    """Saves `run` below `root`. resumed: the checkpoint that it goes on from, if any.
+    """Saves `run` below `root`. For whoever goes on from what is saved:
 
-    identity: of `resuming.identity`, for whoever goes on from what is saved. layout: whether each
-    process writes its own part.
+    identity: of `resuming.identity`. run_id: the same in every part of a run. folder: the run's, as
+    seen from `root`. layout: whether each process writes its own part.
     """
 
     def __init__(
@@ -38,12 +37,13 @@ class Checkpointer:
         *,
         keep: int,
         layout: StateDictType,
-        resumed: Checkpoint | None,
+        run_id: str,
+        folder: str | None,
     ) -> None:
         self._run, self._root, self._layout = run, root, layout
         self._identity, self._keep = identity, keep
         self._background, self._aside = Background(run.world), run.world.aside()
-        self._run_id: str = resumed.state["run_id"] if resumed else uuid4().hex
+        self._run_id, self._folder = run_id, folder
 
     def __call__(self) -> Path:
         """Save now. Raises CheckpointError, with the checkpoints before intact."""
@@ -77,8 +77,14 @@ class Checkpointer:
 
     def _now(self) -> tuple[dict[str, Any], Tensors]:
         run = self._run
-        state = {"run_id": self._run_id, "identity": self._identity, **state_of(run)}
-        return {"step": run.progress.step, **state}, tensors_of(run, self._layout)
+        state = {
+            "step": run.progress.step,
+            "run_id": self._run_id,
+            "output_dir": self._folder,
+            "identity": self._identity,
+            **state_of(run),
+        }
+        return state, tensors_of(run, self._layout)
 
     def _write(
         self, state: dict[str, Any], tensors: Tensors, best: int | None, world: World

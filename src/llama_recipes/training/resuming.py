@@ -7,11 +7,11 @@ from pathlib import Path
 from typing import Any
 
 from llama_recipes.checkpoint.folder import (
-    FOLDER,
     Checkpoint,
     newest_checkpoint,
     open_checkpoint,
 )
+from llama_recipes.configs.places import CHECKPOINTS
 from llama_recipes.configs.run import RunConfig
 from llama_recipes.configs.section import flag_of
 from llama_recipes.data.store import TokenStore
@@ -79,7 +79,7 @@ def _find(config: RunConfig, root: Path | None, warn: Callable[[str], None]) -> 
         if not path.is_dir():
             raise ConfigError(
                 f"--resume is {asked!r}, which is no folder. Name a checkpoint, such as"
-                f" OUTPUT_DIR/{FOLDER}/step-00000040, or say --resume auto."
+                f" OUTPUT_DIR/{CHECKPOINTS}/step-00000040, or say --resume auto."
             )
         return open_checkpoint(path)
     if root is None:

@@ -6,7 +6,9 @@ import shlex
 from dataclasses import dataclass
 from pathlib import Path
 
+from llama_recipes.configs.places import CHECKPOINTS, saves_apart
 from llama_recipes.monitoring.report.files import CONFIG_FILE, RunFiles
+from llama_recipes.monitoring.report.summary import state
 from llama_recipes.monitoring.results import LAST
 
 _MERGEABLE = ("LORA",)
@@ -76,21 +78,35 @@ def _with_peft(run: RunFiles) -> list[Recipe]:
     return [Recipe("Load it in peft", load)]
 
 
+_WHERE = "in the folder where the run was started, if its settings name files from there."
+
+
 def _again(run: RunFiles) -> list[Recipe]:
-    note = (
-        "The same settings into another folder; in the folder where the run was started, if they"
-        " name files from there."
-    )
-    return [Recipe("Train it again", [_train(run, f"{run.folder}-again")], note)]
+    note = f"The same settings into another folder; {_WHERE}"
+    more = []
+    if saves_apart(run.setting):
+        begin = run.setting("train_config.dist_checkpoint_folder")
+        more += ["--dist_checkpoint_folder", f"{begin}-again"]
+    if run.setting("train_config.resume"):  # from the begin, and not from that checkpoint
+        more += ["--resume", ""]
+    if run.setting("train_config.resume_with_changes"):
+        more += ["--no_resume_with_changes"]
+    return [Recipe("Train it again", [_train(run, f"{run.folder}-again", *more)], note)]
 
 
-def go_on(run: RunFiles) -> str:
-    """The command that goes on with a run that has not come to its end."""
-    return f"{_train(run, str(run.folder))} --resume auto"
+def go_on(run: RunFiles) -> list[Recipe]:
+    """How to go on with a run that has not come to its end; nothing for one that has."""
+    kind, _ = state(run)
+    if kind == "done" or CHECKPOINTS not in run.saved:
+        return []
+    # It may be alive, or killed before it could say so.
+    when = "Once it has ended, and not before; " if kind == "going on" else "From where it was; "
+    line = _train(run, str(run.folder), "--resume", "auto")
+    return [Recipe("Go on with it", [line], when + _WHERE)]
 
 
-def _train(run: RunFiles, folder: str) -> str:
-    words = ["--config", str(run.folder / CONFIG_FILE), "--output_dir", folder]
+def _train(run: RunFiles, folder: str, *more: str) -> str:
+    words = ["--config", str(run.folder / CONFIG_FILE), "--output_dir", folder, *more]
     if not run.setting("train_config.enable_fsdp"):
         return _shell("train", *words)
     processes = str(run.facts.get("processes", 1))

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from llama_recipes.configs.document import load
+from llama_recipes.configs.places import CHECKPOINTS, checkpoints_place
 from llama_recipes.configs.settings import SETTINGS
 from llama_recipes.errors import CheckpointError, ConfigError
 from llama_recipes.monitoring.results import LAST, RESULTS_FILE
@@ -44,7 +45,12 @@ class RunFiles:
 
     def setting(self, key: str) -> Any:
         """The value of a setting named as `train_config.lr`."""
-        return self.changed.get(key, SETTINGS[key].default)
+        return setting_in(self.changed, key)
+
+
+def setting_in(changed: Mapping[str, object], key: str) -> Any:
+    """The value of a setting where only those are known that differ from their default."""
+    return changed.get(key, SETTINGS[key].default)
 
 
 def read_run(folder: Path) -> RunFiles:
@@ -63,10 +69,11 @@ def read_run(folder: Path) -> RunFiles:
             " --output_dir of a run."
         )
     try:
+        changed = _settings(folder / CONFIG_FILE)
         lines, cut_lines = read_metrics(folder)
         return RunFiles(
             folder=folder.resolve(),
-            changed=_settings(folder / CONFIG_FILE),
+            changed=changed,
             steps=[line for line in lines if "loss" in line],
             evaluations=[line for line in lines if "eval_loss" in line],
             cut_lines=cut_lines,
@@ -74,7 +81,7 @@ def read_run(folder: Path) -> RunFiles:
             facts=_with_objects(folder / RUN_FILE, lists=("started",), mappings=("data",)),
             samples=_with_objects(folder / SAMPLES_FILE, lists=("figures", "examples")),
             adapter=_json(folder / "adapter_config.json"),
-            saved=frozenset(_saved(folder)),
+            saved=frozenset(_saved(folder, changed)),
         )
     except OSError as error:
         raise ConfigError(
@@ -83,14 +90,14 @@ def read_run(folder: Path) -> RunFiles:
         ) from error
 
 
-def _saved(folder: Path) -> list[str]:
+def _saved(folder: Path, changed: Mapping[str, object]) -> list[str]:
     places = {
-        "adapter": "adapter_config.json",
-        "model": "config.json",
-        LAST: LAST,
-        "checkpoints": "checkpoints",
+        "adapter": folder / "adapter_config.json",
+        "model": folder / "config.json",
+        LAST: folder / LAST,
+        CHECKPOINTS: checkpoints_place(lambda key: setting_in(changed, key), folder),
     }
-    return [name for name, place in places.items() if (folder / place).exists()]
+    return [name for name, place in places.items() if place is not None and place.exists()]
 
 
 def _settings(path: Path) -> dict[str, object]:

@@ -19,7 +19,7 @@ from llama_recipes.monitoring.report.markup import (
     text,
 )
 from llama_recipes.monitoring.report.scale import number_text
-from llama_recipes.monitoring.report.summary import leftover_results, state
+from llama_recipes.monitoring.report.summary import leftover_results
 from llama_recipes.monitoring.results import LAST, RESULTS_FILE
 from llama_recipes.monitoring.run_log import METRICS_FILE
 
@@ -207,12 +207,8 @@ def next_steps(run: RunFiles) -> str:
     cards = [
         f'<div class="card"><h3>{text(recipe.title)}</h3>'
         f"{block(text(chr(10).join(recipe.lines)))}{paragraph(recipe.note, 'note')}</div>"
-        for recipe in recipes(run)
+        for recipe in [*go_on(run), *recipes(run)]
     ]
-    kind, _ = state(run)
-    if kind != "done" and "checkpoints" in run.saved:
-        command = block(text(go_on(run)))
-        cards = [card("<h3>Go on with it</h3>", command), *cards]
     if not cards:
         return ""
     return section("Use the result", f'<div class="recipes">{"".join(cards)}</div>')

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -38,14 +38,21 @@ def now() -> str:
 class RunReport:
     """A tracker that writes run.json and report.html: after an evaluation, and at the end.
 
-    facts: what run.json holds; warnings of the screen and the time of the end are added.
+    facts: what run.json holds; warnings of the screen and the time of the end are added. warnings:
+    of earlier parts of the run.
     """
 
     def __init__(
-        self, folder: Path, facts: Mapping[str, Any], screen: Screen, publish: Publish
+        self,
+        folder: Path,
+        facts: Mapping[str, Any],
+        screen: Screen,
+        publish: Publish,
+        *,
+        warnings: Sequence[str] = (),
     ) -> None:
         self.folder, self.facts, self.screen, self.publish = folder, dict(facts), screen, publish
-        self._has_failed = False
+        self.warnings, self._has_failed = warnings, False
         self._made_at = self._took = 0.0
 
     def write(self, record: Mapping[str, Any]) -> None:
@@ -63,7 +70,8 @@ class RunReport:
         """Write both files. What goes wrong is a warning, once: a report is no reason to stop."""
         started = time.monotonic()
         try:
-            facts = self.facts | {"warnings": self.screen.warnings}
+            said = list(dict.fromkeys([*self.warnings, *self.screen.warnings]))
+            facts = self.facts | {"warnings": said}
             self.publish(self.folder / RUN_FILE, (json.dumps(facts, indent=2) + "\n").encode())
             write_report(self.folder, self.publish)
         except Exception as error:  # a mistake of ours in it is no reason either

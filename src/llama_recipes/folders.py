@@ -1,0 +1,140 @@
+"""The folders of a run: where they are, what is never written over, and what is taken along."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from pathlib import Path
+from tempfile import TemporaryFile
+
+from llama_recipes.checkpoint.folder import Checkpoint, has_ended
+from llama_recipes.configs.places import checkpoints_place, saves_apart
+from llama_recipes.configs.run import RunConfig
+from llama_recipes.configs.section import is_given
+from llama_recipes.configs.training import TrainConfig
+from llama_recipes.errors import ConfigError
+from llama_recipes.monitoring.results import LAST, RESULTS_FILE, is_finished
+from llama_recipes.monitoring.run_facts import earlier_parts
+from llama_recipes.monitoring.run_log import METRICS_FILE
+
+
+def output_path(config: RunConfig) -> Path | None:
+    output_dir = config.train_config.output_dir
+    # A shell leaves --output_dir=~/x as it is.
+    return Path(output_dir).expanduser() if is_given(output_dir) else None
+
+
+def checkpoints_path(config: RunConfig) -> Path | None:
+    """Where this run's checkpoints stand; None where it saves none."""
+    return checkpoints_place(config.value, output_path(config))
+
+
+def seen_from(root: Path, folder: Path | None) -> str | None:
+    """The way from a run's checkpoints to its folder, which holds after both were moved."""
+    # By names: what is a link to another disk here may be a link to a third one there.
+    return None if folder is None else os.path.relpath(folder.absolute(), root.absolute())
+
+
+def earlier_folder(checkpoint: Checkpoint | None) -> Path | None:
+    """The folder of the run that saved `checkpoint`: its --output_dir, or where that was moved to.
+
+    It may be gone. None where there was none, or where another run has it by now.
+    """
+    way = checkpoint.state.get("output_dir", "..") if checkpoint else None
+    if checkpoint is None or way is None:
+        return None
+    folder = Path(os.path.normpath(checkpoint.path.parent.absolute() / way))
+    return folder if earlier_parts(folder).run_id in ("", checkpoint.state["run_id"]) else None
+
+
+def refuse_results(config: RunConfig, checkpoint: Checkpoint | None) -> None:
+    """Raises ConfigError where the run's folder holds results, which are never written over.
+
+    checkpoint: what the run goes on from; the results in the folder of the run that saved it are
+    its to replace, and so are the checkpoints beside it.
+    """
+    folder, root = output_path(config), checkpoints_path(config)
+    if root is None or not _same(folder, earlier_folder(checkpoint)):
+        _refuse_result(folder)
+    if not _same(root, checkpoint.path.parent if checkpoint else None):
+        _refuse_checkpoints(root, "--dist_checkpoint_folder" if saves_apart(config.value) else "")
+
+
+def _refuse_result(folder: Path | None) -> None:
+    held = (
+        []
+        if folder is None
+        else [
+            str(path.relative_to(folder))
+            for pattern in ("*.safetensors", f"{LAST}/*.safetensors", "config.json", RESULTS_FILE)
+            for path in sorted(folder.glob(pattern))
+            if path.name != RESULTS_FILE or is_finished(path)
+        ]
+    )
+    if held:
+        raise ConfigError(
+            f"--output_dir {folder} already holds {', '.join(held[:3])}, the result of a run,"
+            " which is not written over. Name another folder, or remove this one."
+        )
+
+
+def _refuse_checkpoints(root: Path | None, flag: str) -> None:
+    """flag: that names their folder, where it is another one than the run's."""
+    if root is None or not any(root.glob("step-*")):
+        return
+    other = f"name another folder{f' with {flag}' if flag else ''}, or remove this one."
+    if has_ended(root):
+        raise ConfigError(
+            f"{root} holds checkpoints of a run that came to its end, which are not written over:"
+            f" {other}"
+        )
+    raise ConfigError(
+        f"{root} holds checkpoints of a run that did not end. Go on with it with --resume auto,"
+        f" {other}"
+    )
+
+
+def _same(one: Path | None, other: Path | None) -> bool:
+    return one is not None and other is not None and one.resolve() == other.resolve()
+
+
+def make_output_folder(config: RunConfig, checkpoint: Checkpoint | None) -> None:
+    """Make the run's folder where one was given. Raises ConfigError.
+
+    What an unfinished run that saved nothing left there is replaced. A run that goes on from the
+    checkpoint of another folder takes the metrics up to there along.
+    """
+    folder, earlier = output_path(config), earlier_folder(checkpoint)
+    if folder is None:
+        return
+    try:
+        _make_writable(folder)
+        if not _same(folder, earlier):
+            (folder / METRICS_FILE).unlink(missing_ok=True)
+            if earlier is not None and (earlier / METRICS_FILE).is_file():
+                shutil.copyfile(earlier / METRICS_FILE, folder / METRICS_FILE)
+    except OSError as error:
+        raise ConfigError(
+            f"--output_dir {folder} cannot be written to: {error.strerror or error}."
+            " Name a folder that you may write to."
+        ) from error
+
+
+def make_profiler_folder(train: TrainConfig) -> None:
+    """Make the folder of the trace where one is recorded. Raises ConfigError."""
+    if not train.use_profiler:
+        return
+    try:
+        _make_writable(Path(train.profiler_dir).expanduser())
+    except OSError as error:
+        raise ConfigError(
+            f"--profiler_dir {train.profiler_dir} cannot be written to: {error.strerror or error}."
+            " Name a folder that you may write to."
+        ) from error
+
+
+def _make_writable(folder: Path) -> None:
+    """Raises OSError."""
+    folder.mkdir(parents=True, exist_ok=True)
+    with TemporaryFile(dir=folder):
+        pass

@@ -1,0 +1,61 @@
+"""Which folder a run that is gone on with wrote to, told by its checkpoint."""
+
+from __future__ import annotations
+
+import json
+from contextlib import nullcontext
+from pathlib import Path
+
+import pytest
+
+from llama_recipes.checkpoint.folder import Checkpoint
+from llama_recipes.errors import ConfigError
+from llama_recipes.folders import earlier_folder, refuse_results, seen_from
+from support.settings import configured
+
+
+def checkpoint(root: Path, folder: Path | None, seen_by: Path | None = None) -> Checkpoint:
+    """Of a run in `folder`, saved below `root`, or below `seen_by`, which was moved there since."""
+    state = {"run_id": "mine", "output_dir": seen_from(seen_by or root, folder)}
+    return Checkpoint(root / "step-00000004", 4, state)
+
+
+def test_it_is_found_after_both_were_moved(tmp_path):
+    saved = checkpoint(tmp_path / "new/sharded", tmp_path / "old/run", tmp_path / "old/sharded")
+    assert earlier_folder(saved) == tmp_path / "new" / "run"
+    saved = checkpoint(tmp_path / "b/checkpoints", tmp_path / "a", tmp_path / "a/checkpoints")
+    assert earlier_folder(saved) == tmp_path / "b"
+
+
+def test_there_may_be_none(tmp_path):
+    assert earlier_folder(None) is None
+    assert earlier_folder(checkpoint(tmp_path / "root", None)) is None
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch):
+    """The --output_dir of `configured`, with weights in it."""
+    monkeypatch.chdir(tmp_path)
+    folder = tmp_path / "a-folder"
+    folder.mkdir()
+    (folder / "model.safetensors").touch()
+    return folder
+
+
+@pytest.mark.parametrize(("run_id", "is_its_own"), [("mine", True), ("", True), ("other", False)])
+def test_a_folder_that_another_run_has_by_now_is_no_longer_its_own(run_id, is_its_own, folder):
+    (folder / "run.json").write_text(json.dumps({"run_id": run_id}))
+    saved = checkpoint(folder.parent / "sharded" / "fine-tuned-a-model", folder)
+    assert earlier_folder(saved) == (folder if is_its_own else None)
+    config = configured("--enable_fsdp", "--dist_checkpoint_root_folder=sharded")
+    refused = pytest.raises(ConfigError, match=r"a-folder already holds model\.safetensors, the")
+    with nullcontext() if is_its_own else refused:
+        refuse_results(config, saved)
+
+
+def test_a_run_that_saves_nothing_leaves_even_its_own_result(folder):
+    """Its metrics would be of other steps than the weights beside them."""
+    saved = checkpoint(folder / "checkpoints", folder)
+    refuse_results(configured(), saved)
+    with pytest.raises(ConfigError, match=r"a-folder already holds model\.safetensors, the"):
+        refuse_results(configured("--no_save_model"), saved)
