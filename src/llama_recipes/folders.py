@@ -13,9 +13,11 @@ from llama_recipes.configs.run import RunConfig
 from llama_recipes.configs.section import is_given
 from llama_recipes.configs.training import TrainConfig
 from llama_recipes.errors import ConfigError
+from llama_recipes.monitoring.report.files import SAMPLES_FILE
 from llama_recipes.monitoring.results import LAST, RESULTS_FILE, is_finished
 from llama_recipes.monitoring.run_facts import earlier_parts
 from llama_recipes.monitoring.run_log import METRICS_FILE
+from llama_recipes.monitoring.to_wandb import RUN_FILE as WANDB_FILE
 
 
 def output_path(config: RunConfig) -> Path | None:
@@ -54,10 +56,18 @@ def refuse_results(config: RunConfig, checkpoint: Checkpoint | None) -> None:
     its to replace, and so are the checkpoints beside it.
     """
     folder, root = output_path(config), checkpoints_path(config)
-    if root is None or not _same(folder, earlier_folder(checkpoint)):
+    if root is None or not _is_own(folder, checkpoint):
         _refuse_result(folder)
     if not _same(root, checkpoint.path.parent if checkpoint else None):
         _refuse_checkpoints(root, "--dist_checkpoint_folder" if saves_apart(config.value) else "")
+
+
+def _is_own(folder: Path | None, checkpoint: Checkpoint | None) -> bool:
+    """Whether `folder` is that of the run that saved `checkpoint`, whichever way leads there."""
+    if folder is None or checkpoint is None:
+        return False
+    known = earlier_parts(folder).run_id
+    return _same(folder, earlier_folder(checkpoint)) or known == checkpoint.state["run_id"]
 
 
 def _refuse_result(folder: Path | None) -> None:
@@ -98,26 +108,33 @@ def _same(one: Path | None, other: Path | None) -> bool:
     return one is not None and other is not None and one.resolve() == other.resolve()
 
 
-def make_output_folder(config: RunConfig, checkpoint: Checkpoint | None) -> None:
-    """Make the run's folder where one was given. Raises ConfigError.
-
-    What an unfinished run that saved nothing left there is replaced. A run that goes on from the
-    checkpoint of another folder takes the metrics up to there along.
-    """
-    folder, earlier = output_path(config), earlier_folder(checkpoint)
+def make_output_folder(config: RunConfig) -> None:
+    """Make the run's folder where one was given. Raises ConfigError."""
+    folder = output_path(config)
     if folder is None:
         return
     try:
         _make_writable(folder)
-        if not _same(folder, earlier):
-            (folder / METRICS_FILE).unlink(missing_ok=True)
-            if earlier is not None and (earlier / METRICS_FILE).is_file():
-                shutil.copyfile(earlier / METRICS_FILE, folder / METRICS_FILE)
     except OSError as error:
         raise ConfigError(
             f"--output_dir {folder} cannot be written to: {error.strerror or error}."
             " Name a folder that you may write to."
         ) from error
+
+
+def take_over(folder: Path, checkpoint: Checkpoint | None) -> None:
+    """Replace what an unfinished run that saved nothing left in `folder`.
+
+    A run that goes on from the checkpoint of another folder takes the metrics up to there along.
+    Raises OSError.
+    """
+    if _is_own(folder, checkpoint):
+        return
+    for name in (METRICS_FILE, SAMPLES_FILE, WANDB_FILE):
+        (folder / name).unlink(missing_ok=True)
+    earlier = earlier_folder(checkpoint)
+    if earlier is not None and (earlier / METRICS_FILE).is_file():
+        shutil.copyfile(earlier / METRICS_FILE, folder / METRICS_FILE)
 
 
 def make_profiler_folder(train: TrainConfig) -> None:

@@ -105,7 +105,7 @@ def _finetune(config: RunConfig, screen: Screen, interruption: Interruption) -> 
 
     folder, earlier = folders.output_path(config), folders.earlier_folder(checkpoint)
     run_id = checkpoint.state["run_id"] if checkpoint else uuid4().hex
-    world.lead(lambda: _begin(folder, config, checkpoint))
+    world.lead(lambda: folders.make_output_folder(config))
     splits = open_documents(config, tokenizer, screen, world)
     preflight.check_vocabulary(splits, tokenizer, source.config)
     itself = identity(
@@ -118,6 +118,7 @@ def _finetune(config: RunConfig, screen: Screen, interruption: Interruption) -> 
     if checkpoint is not None:
         for change in refuse_drift(checkpoint, itself, allowed=train.resume_with_changes):
             screen.warn(change)
+    world.lead(lambda: _begin(folder, config, checkpoint))
 
     preflight.recompute(config, model, device, screen)
     world.shard(model, gathered_in=preflight.gathered_in(config, dtype))
@@ -245,7 +246,7 @@ def _finetune(config: RunConfig, screen: Screen, interruption: Interruption) -> 
 
 
 def _begin(folder: Path | None, config: RunConfig, checkpoint: Checkpoint | None) -> None:
-    folders.make_output_folder(config, checkpoint)
     if folder is not None:
         with writing(folder / CONFIG_FILE, "Make room, or give another --output_dir."):
+            folders.take_over(folder, checkpoint)
             publish(folder / CONFIG_FILE, to_yaml(config).encode())
