@@ -155,10 +155,12 @@ def _validated(given: Mapping[str, _Given], problems: list[str]) -> tuple[RunCon
         for key in [f"{section}.{name}" for name in wrong]:
             problems.append(SETTINGS[key].complaint(given[key].label, given[key].value))
             refused.add(key)
-    return RunConfig(**sections), refused
+    return RunConfig.model_construct(**sections), refused  # each of them is valid
 
 
 def _valid_part(model: type[Section], values: dict[str, object]) -> tuple[Section, list[str]]:
+    if not values:  # no validator is built then: --help and a mistyped flag need none
+        return model.model_construct(), []
     try:
         return model.model_validate(values), []
     except ValidationError as error:
