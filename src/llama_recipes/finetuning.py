@@ -9,7 +9,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 
-from llama_recipes.configs.flags import parse, to_yaml
+from llama_recipes.configs.flags import parse
 from llama_recipes.errors import ConfigError, FollowedError, guard
 from llama_recipes.parallel.ranks import end, rank, share_processor
 
@@ -27,6 +27,8 @@ def main(argv: Sequence[str], *, prog: str = PROG) -> int:
                 raise FollowedError(error.exit_code) from error
             raise
         if command.print_config:
+            from llama_recipes.configs.document import to_yaml
+
             print(to_yaml(command.config), end="")
             return 0
         share_processor()

@@ -14,7 +14,7 @@ from llama_recipes import ending, folders, preflight, watching
 from llama_recipes.adapters.select import start_adapter
 from llama_recipes.checkpoint.folder import Checkpoint
 from llama_recipes.checkpoint.store import publish
-from llama_recipes.configs.flags import to_yaml
+from llama_recipes.configs.document import to_yaml
 from llama_recipes.configs.needs import warnings
 from llama_recipes.configs.run import RunConfig
 from llama_recipes.data.tokenizer import load_tokenizer

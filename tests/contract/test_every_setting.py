@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 import yaml
 
-from llama_recipes.configs.flags import Reading, read, to_yaml
+from llama_recipes.configs.document import to_yaml
+from llama_recipes.configs.flags import Reading, read
 from llama_recipes.configs.needs import warnings
 from llama_recipes.configs.run import RunConfig
 from llama_recipes.configs.settings import BY_BARE_NAME, SECTIONS, SETTINGS, Setting

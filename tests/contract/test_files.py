@@ -9,7 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from llama_recipes.configs.flags import parse, read, to_yaml
+from llama_recipes.configs.document import to_yaml
+from llama_recipes.configs.flags import parse, read
 from llama_recipes.configs.needs import warnings
 from llama_recipes.configs.run import RunConfig
 from llama_recipes.configs.wandb import WandbConfig

@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from llama_recipes.configs.flags import to_yaml
+from llama_recipes.configs.document import to_yaml
 from llama_recipes.monitoring.report.files import read_run
 from llama_recipes.monitoring.report.page import report_page
 from support.settings import configured

@@ -11,7 +11,7 @@ from pydantic import Field
 from llama_recipes.cli.flags import read_flags
 from llama_recipes.cli.inspection.files import MADE_BY, unwritable
 from llama_recipes.configs import rules
-from llama_recipes.configs.flags import read, to_yaml
+from llama_recipes.configs.flags import read
 from llama_recipes.configs.run import RunConfig
 from llama_recipes.configs.section import Section
 from llama_recipes.errors import ConfigError, guard
@@ -105,6 +105,8 @@ def _read(argv: Sequence[str]) -> tuple[InspectFlags, RunConfig | None]:
     if problems or flags is None:
         raise ConfigError(*dict.fromkeys(problems))
     if reading.print_config:
+        from llama_recipes.configs.document import to_yaml
+
         print(to_yaml(config), end="")
         return flags, None
     return flags, config

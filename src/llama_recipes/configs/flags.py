@@ -14,14 +14,11 @@ from typing import Any
 from pydantic import ValidationError
 
 from llama_recipes.configs import rules
-from llama_recipes.configs.document import load, to_yaml
 from llama_recipes.configs.parser import SETTINGS_OF, Occurrence, read_argv
 from llama_recipes.configs.run import RunConfig
 from llama_recipes.configs.section import Section
 from llama_recipes.configs.settings import SECTIONS, SETTINGS, Setting
 from llama_recipes.errors import ConfigError
-
-__all__ = ["ParsedCommand", "Reading", "parse", "read", "to_yaml"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,6 +97,8 @@ def _given_by_file(
     if not text or texts:
         problems.append("--config needs one value: the path of a YAML file.")
         return None
+    from llama_recipes.configs.document import load  # YAML, which --help needs nothing of
+
     values = load(Path(text), problems)
     if values is None:
         return None
