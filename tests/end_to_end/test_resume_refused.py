@@ -70,9 +70,14 @@ def said(inputs, started, capsys):
         ("--tokenizer_name={inputs}/other_tokenizer", "The tokenizer is another one than that of"),
     ],
 )
-def test_drift_is_named_and_refused(said, flag, words):
+def test_drift_is_named_and_refused(said, started, flag, words):
+    def held():
+        return {name: (started / name).read_bytes() for name in ("config.yaml", "metrics.jsonl")}
+
+    before = held()
     message = said(flag)
     assert words in message
+    assert held() == before  # the report's command goes on with config.yaml
     assert "--resume_with_changes to go on all the same" in message
 
 

@@ -10,7 +10,7 @@ import pytest
 
 from llama_recipes.checkpoint.folder import Checkpoint
 from llama_recipes.errors import ConfigError
-from llama_recipes.folders import earlier_folder, refuse_results, seen_from
+from llama_recipes.folders import earlier_folder, refuse_results, seen_from, take_over
 from support.settings import configured
 
 
@@ -59,3 +59,24 @@ def test_a_run_that_saves_nothing_leaves_even_its_own_result(folder):
     refuse_results(configured(), saved)
     with pytest.raises(ConfigError, match=r"a-folder already holds model\.safetensors, the"):
         refuse_results(configured("--no_save_model"), saved)
+
+
+def test_its_own_folder_is_known_whichever_way_leads_to_the_checkpoints(folder):
+    """As where `checkpoints` is a link to another disk, and the place there is named."""
+    (folder / "run.json").write_text(json.dumps({"run_id": "mine"}))
+    (folder / "metrics.jsonl").write_text("kept")
+    state = checkpoint(folder / "checkpoints", folder).state
+    elsewhere = Checkpoint(folder.parent / "scratch" / "ck" / "step-00000004", 4, state)
+    take_over(folder, elsewhere)
+    assert (folder / "metrics.jsonl").read_text() == "kept"
+
+
+def test_what_an_abandoned_run_left_is_no_part_of_one_that_goes_on_there(folder, tmp_path):
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "metrics.jsonl").write_text("mine")
+    for name in ("metrics.jsonl", "samples.json", "wandb_run.json"):
+        (folder / name).write_text("another's")
+    take_over(folder, checkpoint(tmp_path / "run" / "checkpoints", tmp_path / "run"))
+    assert (folder / "metrics.jsonl").read_text() == "mine"
+    assert not (folder / "samples.json").exists()
+    assert not (folder / "wandb_run.json").exists()
