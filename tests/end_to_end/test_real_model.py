@@ -36,7 +36,7 @@ def tuned(tmp_path_factory):
         arguments = (
             f"--use_peft --model_name {MODEL} --dataset file_dataset --train_file {train}"
             f" --validation_file {validation} --output_dir {folder / name} --context_length 1024"
-            " --batching_strategy padding --batch_size_training 4 --val_batch_size 4"
+            " --batching_strategy padding --batch_size_training 2 --val_batch_size 4"
             " --report_samples 0"
         )
         assert main([*arguments.split(), *flags]) == 0
