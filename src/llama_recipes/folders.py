@@ -37,16 +37,22 @@ def seen_from(root: Path, folder: Path | None) -> str | None:
     return None if folder is None else os.path.relpath(folder.absolute(), root.absolute())
 
 
-def earlier_folder(checkpoint: Checkpoint | None) -> Path | None:
+def earlier_folder(checkpoint: Checkpoint | None, own: Path | None = None) -> Path | None:
     """The folder of the run that saved `checkpoint`: its --output_dir, or where that was moved to.
 
-    It may be gone. None where there was none, or where another run has it by now.
+    own: the folder of the run that goes on, which is that one where it holds the same run,
+    whichever way led to the checkpoint. It may be gone. None where there was none, or where another
+    run has it by now.
     """
-    way = checkpoint.state.get("output_dir", "..") if checkpoint else None
-    if checkpoint is None or way is None:
+    if checkpoint is None:
+        return None
+    way, run_id = checkpoint.state.get("output_dir", ".."), checkpoint.state["run_id"]
+    if own is not None and earlier_parts(own).run_id == run_id:
+        return own
+    if way is None:
         return None
     folder = Path(os.path.normpath(checkpoint.path.parent.absolute() / way))
-    return folder if earlier_parts(folder).run_id in ("", checkpoint.state["run_id"]) else None
+    return folder if earlier_parts(folder).run_id in ("", run_id) else None
 
 
 def refuse_results(config: RunConfig, checkpoint: Checkpoint | None) -> None:
@@ -56,18 +62,10 @@ def refuse_results(config: RunConfig, checkpoint: Checkpoint | None) -> None:
     its to replace, and so are the checkpoints beside it.
     """
     folder, root = output_path(config), checkpoints_path(config)
-    if root is None or not _is_own(folder, checkpoint):
+    if root is None or not _same(folder, earlier_folder(checkpoint, folder)):
         _refuse_result(folder)
     if not _same(root, checkpoint.path.parent if checkpoint else None):
         _refuse_checkpoints(root, "--dist_checkpoint_folder" if saves_apart(config.value) else "")
-
-
-def _is_own(folder: Path | None, checkpoint: Checkpoint | None) -> bool:
-    """Whether `folder` is that of the run that saved `checkpoint`, whichever way leads there."""
-    if folder is None or checkpoint is None:
-        return False
-    known = earlier_parts(folder).run_id
-    return _same(folder, earlier_folder(checkpoint)) or known == checkpoint.state["run_id"]
 
 
 def _refuse_result(folder: Path | None) -> None:
@@ -111,15 +109,8 @@ def _same(one: Path | None, other: Path | None) -> bool:
 def make_output_folder(config: RunConfig) -> None:
     """Make the run's folder where one was given. Raises ConfigError."""
     folder = output_path(config)
-    if folder is None:
-        return
-    try:
-        _make_writable(folder)
-    except OSError as error:
-        raise ConfigError(
-            f"--output_dir {folder} cannot be written to: {error.strerror or error}."
-            " Name a folder that you may write to."
-        ) from error
+    if folder is not None:
+        _make_writable(folder, f"--output_dir {folder}")
 
 
 def take_over(folder: Path, checkpoint: Checkpoint | None) -> None:
@@ -128,30 +119,30 @@ def take_over(folder: Path, checkpoint: Checkpoint | None) -> None:
     A run that goes on from the checkpoint of another folder takes the metrics up to there along.
     Raises OSError.
     """
-    if _is_own(folder, checkpoint):
+    earlier = earlier_folder(checkpoint, folder)
+    if _same(folder, earlier):
         return
     for name in (METRICS_FILE, SAMPLES_FILE, WANDB_FILE):
         (folder / name).unlink(missing_ok=True)
-    earlier = earlier_folder(checkpoint)
     if earlier is not None and (earlier / METRICS_FILE).is_file():
         shutil.copyfile(earlier / METRICS_FILE, folder / METRICS_FILE)
 
 
 def make_profiler_folder(train: TrainConfig) -> None:
     """Make the folder of the trace where one is recorded. Raises ConfigError."""
-    if not train.use_profiler:
-        return
+    if train.use_profiler:
+        _make_writable(
+            Path(train.profiler_dir).expanduser(), f"--profiler_dir {train.profiler_dir}"
+        )
+
+
+def _make_writable(folder: Path, said: str) -> None:
     try:
-        _make_writable(Path(train.profiler_dir).expanduser())
+        folder.mkdir(parents=True, exist_ok=True)
+        with TemporaryFile(dir=folder):
+            pass
     except OSError as error:
         raise ConfigError(
-            f"--profiler_dir {train.profiler_dir} cannot be written to: {error.strerror or error}."
+            f"{said} cannot be written to: {error.strerror or error}."
             " Name a folder that you may write to."
         ) from error
-
-
-def _make_writable(folder: Path) -> None:
-    """Raises OSError."""
-    folder.mkdir(parents=True, exist_ok=True)
-    with TemporaryFile(dir=folder):
-        pass

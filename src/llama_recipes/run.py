@@ -103,7 +103,8 @@ def _finetune(config: RunConfig, screen: Screen, interruption: Interruption) -> 
     check_weights(model, source.tensors, skip=adapter_names)
     check_adapter_weights(config, model, adapter)
 
-    folder, earlier = folders.output_path(config), folders.earlier_folder(checkpoint)
+    folder = folders.output_path(config)
+    earlier = folders.earlier_folder(checkpoint, folder)
     run_id = checkpoint.state["run_id"] if checkpoint else uuid4().hex
     world.lead(lambda: folders.make_output_folder(config))
     splits = open_documents(config, tokenizer, screen, world)

@@ -67,6 +67,7 @@ def test_its_own_folder_is_known_whichever_way_leads_to_the_checkpoints(folder):
     (folder / "metrics.jsonl").write_text("kept")
     state = checkpoint(folder / "checkpoints", folder).state
     elsewhere = Checkpoint(folder.parent / "scratch" / "ck" / "step-00000004", 4, state)
+    assert earlier_folder(elsewhere, folder) == folder
     take_over(folder, elsewhere)
     assert (folder / "metrics.jsonl").read_text() == "kept"
 
