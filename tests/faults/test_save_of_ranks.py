@@ -15,7 +15,7 @@ import pytest
 import torch
 
 from llama_recipes.checkpoint.folder import newest_checkpoint
-from support.ranks import environment, free_ports
+from support.ranks import environment, rendezvous
 
 pytestmark = pytest.mark.skipif(shutil.which("strace") is None, reason="strace is not installed")
 
@@ -55,11 +55,11 @@ def saved(root: Path, step: int, traced: int = 0, *strace: str) -> list[tuple[in
 
     With `-o` among them: what strace prints would fill the pipe of a rank that is not read yet.
     """
-    (port,) = free_ports(1)
+    store = rendezvous()
     ranks = []
     for rank in range(2):
         trace = ["strace", "-f", "-qq", *strace] if strace and rank == traced else []
-        variables = environment(rank, 2, port=port) | {"PYTHONDONTWRITEBYTECODE": "1"}
+        variables = environment(rank, 2, port=store.port) | {"PYTHONDONTWRITEBYTECODE": "1"}
         command = [*trace, sys.executable, "-c", SCRIPT, str(root), str(step)]
         ranks.append(
             subprocess.Popen(

@@ -1,12 +1,13 @@
 """One rank that runs several jobs one after the other: importing takes longer than any of them.
 
 python -m support.rank_worker JOBS.json, with torchrun's variables in the environment. A job has
-flags, a port of its own, the exit code that it should end with, and perhaps a signal or a NaN: in
-which rank, and in which of the micro-batches that it computes.
+flags, the exit code that it should end with, and perhaps a signal or a NaN: in which rank, and in
+which of the micro-batches that it computes.
 """
 
 from __future__ import annotations
 
+import faulthandler
 import json
 import os
 import signal
@@ -29,7 +30,7 @@ def run(path: Path) -> None:
     rank = os.environ["RANK"]
     torch.set_num_threads(1)
     for number, job in enumerate(json.loads(path.read_text())):
-        os.environ["MASTER_PORT"] = str(job["port"])
+        os.environ["TORCHELASTIC_RESTART_COUNT"] = str(number)  # keys of its own in the store
         output = path.with_name(f"{number}-{rank}.log")
         if "signal" in job:
             in_micro_batch(job["signal"], lambda how=job["signal"]: send(how["name"]))
@@ -89,5 +90,6 @@ def in_micro_batch(where: dict, act: Callable[[], float]) -> None:
 
 
 if __name__ == "__main__":
+    faulthandler.enable()  # SIGABRT: where does it hang
     run(Path(sys.argv[1]))
     end(0)
