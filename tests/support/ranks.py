@@ -94,7 +94,7 @@ def run_jobs(
 
 
 def _ended(ranks: Sequence[subprocess.Popen], timeout: float) -> bool:
-    """Whether all have ended with 0 in time; those that have not were told to say where they are."""
+    """Whether all have ended with 0 in time; the others are told to say where they are."""
     end = time.monotonic() + timeout
     while any(rank.poll() is None for rank in ranks) and time.monotonic() < end:
         if any(rank.returncode for rank in ranks):
