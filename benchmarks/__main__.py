@@ -15,7 +15,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from benchmarks import flat, long, memory, preparation, quality, ranks, speed, start
+from benchmarks import few_bits, flat, long, memory, preparation, quality, ranks, speed, start
 from benchmarks.bench import Bench
 from benchmarks.documents import GSM8K
 from benchmarks.measure import BenchmarkError
@@ -26,6 +26,7 @@ SECTIONS: Mapping[str, Callable[[Bench], dict[str, Any]]] = {
     "lora": partial(speed.measure, adapter=True),
     "full": partial(speed.measure, adapter=False),
     "quality": quality.measure,
+    "few_bits": few_bits.measure,
     "start": start.measure,
     "long": long.measure,
     "memory": memory.measure,
@@ -35,8 +36,8 @@ SECTIONS: Mapping[str, Callable[[Bench], dict[str, Any]]] = {
     "ranks": ranks.measure,
 }
 _NEEDED = {
-    "trl": {"lora", "full", "quality", "long", "memory"},
-    "bitsandbytes": {"memory"},
+    "trl": {"lora", "full", "quality", "few_bits", "long", "memory"},
+    "bitsandbytes": {"few_bits", "memory"},
 }
 """Packages of the extra `bench`, and the sections that measure them."""
 _WITHOUT_GSM8K = {"preparation"}

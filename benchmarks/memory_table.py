@@ -8,7 +8,7 @@ from typing import Any
 
 from benchmarks.measure import Spread, ratios, spread
 from benchmarks.memory import is_bound
-from benchmarks.rows import Section, number
+from benchmarks.row import Section, number
 
 _NAMES = {"full": "Full", "lora": "LoRA", "qlora": "QLoRA"}
 _AT_MOST = {"full": 0.7, "lora": 0.5, "qlora": 0.5}

@@ -15,6 +15,7 @@ from benchmarks.run import Run
 LORA_RANK = 8
 LORA_ALPHA = 32
 LORA_DROPOUT = 0.05
+LORA_TARGETS = ("q_proj", "v_proj")
 
 
 @dataclass(frozen=True)
@@ -22,7 +23,7 @@ class Job:
     """rows, accumulation: rows of a micro-batch, micro-batches of an optimizer step.
 
     checkpointing: compute activations anew in the backward pass.
-    quantization: what the flag of that name gets; empty: it is not given.
+    quantization, init_lora_weights: what the flags of those names get; empty: they are not given.
     """
 
     file: Path
@@ -36,6 +37,8 @@ class Job:
     save: bool = False
     checkpointing: bool = False
     quantization: str = ""
+    init_lora_weights: str = ""
+    target_modules: tuple[str, ...] = LORA_TARGETS
 
 
 def command(job: Job, *, model: str, folder: Path) -> list[str]:
@@ -66,11 +69,14 @@ def command(job: Job, *, model: str, folder: Path) -> list[str]:
             "lora_config.r": LORA_RANK,
             "lora_config.lora_alpha": LORA_ALPHA,
             "lora_config.lora_dropout": LORA_DROPOUT,
+            "lora_config.target_modules": ",".join(job.target_modules),
         }
     if job.checkpointing:
         flags["fsdp_config.fsdp_activation_checkpointing"] = True
     if job.quantization:
         flags["quantization"] = job.quantization
+    if job.init_lora_weights:
+        flags["lora_config.init_lora_weights"] = job.init_lora_weights
     arguments = [f"--{name}={value}" for name, value in flags.items()]
     return [sys.executable, "-m", "llama_recipes.finetuning", *arguments]
 

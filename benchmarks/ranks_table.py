@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 from benchmarks.measure import ratios, spread
 from benchmarks.ranks import SIZES
-from benchmarks.rows import Section, number
+from benchmarks.row import Section, number
 
 _GIB = 2**30
 _TITLES = {"lora": "LoRA", "full": "Full"}

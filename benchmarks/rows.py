@@ -3,39 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
-from typing import Any
 
-from benchmarks.measure import Spread, ratios, spread
+from benchmarks import few_bits_rows
+from benchmarks.measure import ratios, spread
+from benchmarks.row import Row, Section, number
 from benchmarks.run import Run
-
-Section = Mapping[str, Any]
-
-
-@dataclass(frozen=True)
-class Row:
-    """unit: written behind a figure. at_least, at_most: the aim; none where it only informs."""
-
-    what: str
-    figure: Spread
-    unit: str = "×"
-    at_least: float | None = None
-    at_most: float | None = None
-
-    @property
-    def met(self) -> bool | None:
-        if self.at_least is None and self.at_most is None:
-            return None
-        low = -float("inf") if self.at_least is None else self.at_least
-        high = float("inf") if self.at_most is None else self.at_most
-        return low <= self.figure.median <= high
-
-
-def number(value: float) -> str:
-    """Three digits that count; whole numbers above a hundred."""
-    if abs(value) >= 100:
-        return f"{value:,.0f}"
-    return f"{value:.3g}"
 
 
 def _runs(section: Section, who: str) -> list[Run]:
@@ -250,6 +222,7 @@ ROWS: Mapping[str, Callable[[Section], Iterator[Row]]] = {
     "lora": _lora_rows,
     "full": _full_rows,
     "quality": _quality_rows,
+    "few_bits": few_bits_rows.rows,
     "start": _start_rows,
     "long": _long_rows,
     "contexts": _context_rows,
@@ -260,6 +233,7 @@ ABSOLUTE: Mapping[str, Callable[[Section], Iterator[tuple[str, str]]]] = {
     "lora": _lora_absolute,
     "full": _full_absolute,
     "quality": _quality_absolute,
+    "few_bits": few_bits_rows.absolute,
     "contexts": _context_absolute,
     "sizes": _size_absolute,
     "preparation": _preparation_absolute,

@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks import memory_table, ranks_table
-from benchmarks.rows import ABSOLUTE, ROWS, Row, Section, number
+from benchmarks.row import Row, Section, number
+from benchmarks.rows import ABSOLUTE, ROWS
 
 README = Path(__file__).with_name("README.md")
 RESULTS = Path(__file__).with_name("results.json")

@@ -16,7 +16,7 @@ from typing import Any
 
 from benchmarks.bench import CONTEXT, Bench
 from benchmarks.contenders import Contender
-from benchmarks.ours import LORA_ALPHA, LORA_DROPOUT, LORA_RANK
+from benchmarks.ours import LORA_ALPHA, LORA_DROPOUT, LORA_RANK, LORA_TARGETS
 from benchmarks.run import Run
 
 
@@ -42,13 +42,15 @@ class Job:
     save_to: str = ""
     packed: bool = False
     four_bit: bool = False
+    target_modules: tuple[str, ...] = LORA_TARGETS
 
 
-def run(bench: Bench, job: Job, contender: Contender) -> Run:
+def run(bench: Bench, job: Job, contender: Contender, *, model: Path | None = None) -> Run:
+    """model: a folder; the exported one where not given."""
     content = {
         "job": asdict(job),
         "contender": asdict(contender),
-        "model": str(bench.model),
+        "model": str(model or bench.model),
         "output_dir": str(bench.new_path("trl")),
     }
     command = [sys.executable, "-m", "benchmarks.trl_sft", json.dumps(content)]
@@ -105,7 +107,7 @@ def train(job: Job, contender: Contender, *, model: str, output_dir: str) -> dic
         ),
         train_dataset=_rows(job),
         quantization_config=_nf4(BitsAndBytesConfig, bf16=job.bf16) if job.four_bit else None,
-        peft_config=_lora(LoraConfig) if job.adapter else None,
+        peft_config=_lora(LoraConfig, job) if job.adapter else None,
         callbacks=[Clock()],
     )
     trainer.train()
@@ -135,12 +137,12 @@ def _nf4(config: Any, *, bf16: bool) -> Any:
     )
 
 
-def _lora(config: Any) -> Any:
+def _lora(config: Any, job: Job) -> Any:
     return config(
         r=LORA_RANK,
         lora_alpha=LORA_ALPHA,
         lora_dropout=LORA_DROPOUT,
-        target_modules=["q_proj", "v_proj"],
+        target_modules=list(job.target_modules),
         task_type="CAUSAL_LM",
     )
 

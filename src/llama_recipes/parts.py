@@ -5,8 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
+from llama_recipes.adapters.qera import start_from_residual
 from llama_recipes.adapters.select import adapt
 from llama_recipes.configs.peft import AdapterConfig
 from llama_recipes.configs.run import RunConfig
@@ -15,12 +17,14 @@ from llama_recipes.configs.training import TrainConfig
 from llama_recipes.data.loader import Loader
 from llama_recipes.data.prepare import Preparation
 from llama_recipes.data.splits import Splits, open_splits
+from llama_recipes.data.store import TokenStore
 from llama_recipes.data.tokenizer import Tokenizer, holds_tokenizer
 from llama_recipes.export.result import ResultWriter
 from llama_recipes.model.config import LlamaConfig
 from llama_recipes.model.freezing import freeze_lowest
 from llama_recipes.model.llama import Llama
 from llama_recipes.model.source import TOKENIZER_FILES, ModelSource, locate
+from llama_recipes.model.weights import TensorSource
 from llama_recipes.monitoring import announce
 from llama_recipes.monitoring.screen import Screen
 from llama_recipes.parallel.world import World
@@ -28,6 +32,9 @@ from llama_recipes.quantization.select import Quantization, quantize
 from llama_recipes.training.precision import set_precision
 from llama_recipes.training.schedule import Schedule
 from llama_recipes.training.windows import count_steps
+
+_SHOWN_TOKENS = 4096
+"""Of the documents that show which inputs a layer gets."""
 
 
 def shape_model(
@@ -50,6 +57,28 @@ def shape_model(
 
 def quantization(config: RunConfig) -> Quantization | None:
     return Quantization.asked_for(config.train_config.quantization, config.quantization_config)
+
+
+def make_up_for_quantization(
+    config: RunConfig, model: Llama, tensors: TensorSource, documents: TokenStore, screen: Screen
+) -> None:
+    """Start a fresh update where `lora_config.init_lora_weights` says, on some of `documents`."""
+    train = config.train_config
+    if config.lora_config.init_lora_weights != "qera" or train.quantization is False:
+        return
+    order = np.random.default_rng(train.seed).permutation(len(documents))
+    tokens_before = np.cumsum(documents.lengths[order]) - documents.lengths[order]
+    chosen = order[tokens_before < _SHOWN_TOKENS]
+    start_from_residual(
+        model,
+        tensors,
+        [documents.document(index).input_ids.tolist() for index in chosen.tolist()],
+        seed=train.seed,
+    )
+    screen.line(
+        "The update starts from what makes up best for what quantisation took, on"
+        f" {len(chosen)} documents."
+    )
 
 
 def tokenizer_path(train: TrainConfig, source: ModelSource) -> Path:

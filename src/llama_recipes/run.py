@@ -34,6 +34,7 @@ from llama_recipes.parallel.shards import own_rows
 from llama_recipes.parts import (
     make_loaders,
     make_schedule,
+    make_up_for_quantization,
     open_documents,
     quantization,
     result_writer,
@@ -140,6 +141,8 @@ def _finetune(config: RunConfig, screen: Screen, interruption: Interruption) -> 
             device=preflight.kept_on(config, device),
             own=own_rows,
         )
+        if checkpoint is None:
+            make_up_for_quantization(config, model, source.tensors, splits.train, screen)
     announce.model(model, train.model_name, screen)
     loader, eval_loader = make_loaders(
         train, splits, tokenizer, source.config.vocab_size, screen, world

@@ -88,6 +88,14 @@ IN_CONFLICT = [
     (["--pure_bf16", "--no_mixed_precision"], "--fsdp_config.pure_bf16 and --no_mixed_precision"),
     (["--pure_bf16", "--use_fp16"], "--fsdp_config.pure_bf16 and --use_fp16 exclude each other"),
     (["--quantization"], "--quantization needs --use_peft"),
+    (
+        ["--use_peft", "--init_lora_weights=qera", "--from_peft_checkpoint=."],
+        "--lora_config.init_lora_weights qera starts an adapter, and --from_peft_checkpoint",
+    ),
+    (
+        ["--use_peft", "--init_lora_weights=qera", "--quantization=4bit", "--enable_fsdp"],
+        "--lora_config.init_lora_weights qera is computed on whole layers",
+    ),
     (["--from_peft_checkpoint=."], "--from_peft_checkpoint needs --use_peft"),
     (
         ["--from_peft_checkpoint=no/folder", "--use_peft"],
@@ -155,7 +163,8 @@ COMES_AND_GOES = {
     "without --use_peft": ([], ["--use_peft"]),
     "without --save_model": (["--no_save_model"], ["--save_model", "--enable_fsdp"]),
     "without --resume": ([], ["--resume=auto"]),
-    "without --use_peft and --peft_method lora": ([], ["--use_peft"]),
+    "without --quantization": (["--use_peft"], ["--use_peft", "--quantization"]),
+    "without --use_peft and --peft_method lora": ([], ["--use_peft", "--quantization"]),
     "without --use_peft and --peft_method llama_adapter": ([], ["--use_peft"]),
     "without --use_peft and --peft_method prefix": ([], ["--use_peft"]),
     **{

@@ -51,7 +51,9 @@ def peft_s_own(config: LoraConfig) -> peft.PeftModel:
     """An adapter that peft made around the same base, with random A and B."""
     theirs = peft.get_peft_model(
         transformers_twin(tiny_llama()),
-        peft.LoraConfig(**config.model_dump(), init_lora_weights=False),
+        peft.LoraConfig(
+            **config.model_dump(exclude={"init_lora_weights"}), init_lora_weights=False
+        ),
     )
     return theirs.eval()
 

@@ -359,6 +359,7 @@ FOUR_BITS = f"{LORA} --model_name={{wide_model}} --quantization=4bit"
 PURE = "--mixed_precision --pure_bf16"
 
 NUMBERS = [
+    Case("lora_config.init_lora_weights", "qera", (losses,), FOUR_BITS),
     Case("quantization_config.quant_type", "fp4", (losses,), FOUR_BITS),
     Case("quantization_config.use_double_quant", "True", (losses,), FOUR_BITS),
     Case(

@@ -51,6 +51,8 @@ _MUST_BE_EMPTY = (
 """peft features that change the arithmetic and that this reader would otherwise ignore."""
 _CHANGED_BASES = ("corda", "loftq", "lora_ga", "olora", "pissa")
 """Starts of init_lora_weights where peft trains against other weights than the base model's."""
+_START = "init_lora_weights"
+"""Of no more use once there are weights, and with other words in peft: neither read nor written."""
 
 
 def is_adapter(folder: Path) -> bool:
@@ -66,7 +68,7 @@ def adapter_config_file(config: AdapterConfig, base_model: str, shape: LlamaConf
         "base_model_name_or_path": base_model,
         "inference_mode": True,
         **_beside(kind, shape),
-        **config.model_dump(mode="json"),
+        **config.model_dump(mode="json", exclude={_START}),
         **_saved_whole(config, shape),
     }
     return (json.dumps(raw, indent=2) + "\n").encode()
@@ -139,7 +141,8 @@ def read_adapter_config(folder: Path) -> AdapterConfig:
     if problems or kind is None:
         raise CheckpointError(*problems)
     model = _KINDS[kind]
-    taken = {name: raw[name] for name in model.model_fields if raw.get(name) is not None}
+    names = model.model_fields.keys() - {_START}
+    taken = {name: raw[name] for name in names if raw.get(name) is not None}
     if whole:
         taken["modules_to_save"] = whole
     try:

@@ -119,6 +119,11 @@ NEEDS = (
         "without --use_profiler",
     ),
     Need(
+        ("lora_config.init_lora_weights",),
+        lambda c: c.train_config.quantization is not False,
+        "without --quantization",
+    ),
+    Need(
         ("quantization_config",),
         lambda c: c.train_config.quantization == "4bit",
         "without --quantization 4bit",

@@ -32,6 +32,11 @@ class LoraConfig(Section):
         description="Share of the update's inputs that is dropped in training",
     )
     use_rslora: bool = Field(default=False, description="Scale by lora_alpha / sqrt(r) instead")
+    init_lora_weights: Literal["default", "qera"] = Field(
+        default="default",
+        description="What the update starts from: nothing, or what makes up best for what "
+        "quantisation took from its layer, found from a few documents of the training",
+    )
     modules_to_save: list[str] = Field(
         default=[],
         description="Trained whole and saved with the update: embed_tokens, lm_head, or both; both "

@@ -175,6 +175,26 @@ CONFLICTS = (
         "can.",
     ),
     Conflict(
+        ("lora_config.init_lora_weights", "train_config.from_peft_checkpoint"),
+        lambda c: (
+            c.lora_config.init_lora_weights == "qera"
+            and is_given(c.train_config.from_peft_checkpoint)
+        ),
+        "--lora_config.init_lora_weights qera starts an adapter, and --from_peft_checkpoint names "
+        "one to go on with: leave one of them out.",
+    ),
+    Conflict(
+        ("lora_config.init_lora_weights", "train_config.enable_fsdp"),
+        lambda c: (
+            c.lora_config.init_lora_weights == "qera"
+            and c.train_config.quantization is not False
+            and c.train_config.enable_fsdp
+        ),
+        "--lora_config.init_lora_weights qera is computed on whole layers, which --enable_fsdp "
+        "shares out: train one step on one process with it, and go on from that adapter with "
+        "--from_peft_checkpoint.",
+    ),
+    Conflict(
         ("train_config.from_peft_checkpoint", "train_config.use_peft"),
         lambda c: is_given(c.train_config.from_peft_checkpoint) and not c.train_config.use_peft,
         "--from_peft_checkpoint needs --use_peft: it names an adapter to go on training.",
