@@ -27,7 +27,8 @@ WAYS = {
     "full, anyprecision": "--fsdp_config.optimizer=anyprecision --fsdp_config.pure_bf16"
     " --fsdp_config.use_kahan_summation",
     "prefix, fp16": "--use_peft --peft_method=prefix --use_fp16 --gradient_clipping",
-    "qlora, more evaluations": "--use_peft --quantization=8bit --eval_every=2 --lora_dropout=0.2",
+    "qlora, more evaluations": "--use_peft --quantization=8bit --init_lora_weights=qera"
+    " --eval_every=2 --lora_dropout=0.2",
 }
 
 
