@@ -348,7 +348,7 @@ def test_a_run_that_begins_anew_is_another_run(tmp_path, monkeypatch):
     assert given["id"] is None
 
 
-def test_where_wandb_is_disabled_nothing_is_tracked_or_written(tmp_path):
+def test_where_wandb_is_disabled_nothing_is_tracked_or_written_and_that_is_said(tmp_path):
     said = []
     tracker = start_wandb(
         WandbConfig(mode="disabled"),
@@ -362,8 +362,28 @@ def test_where_wandb_is_disabled_nothing_is_tracked_or_written(tmp_path):
     )
     tracker.write(LINES[2])
     tracker.finish({"stop_reason": "stopped by SIGTERM"})
-    assert said == []
+    assert said == [
+        "W&B is disabled, by --wandb_config.mode: --use_wandb tracks nothing. Give"
+        " --wandb_config.mode online or offline to have the run tracked."
+    ]
     assert list(tmp_path.iterdir()) == []
+
+
+def test_what_disables_wandb_outside_of_the_settings_is_named(tmp_path, monkeypatch):
+    known = SimpleNamespace(mode="disabled", finish_timeout=None)
+    monkeypatch.setattr(wandb, "setup", lambda: SimpleNamespace(settings=known))
+    run = Run()
+    run.disabled = True
+    _, _, said = begin(run, tmp_path, monkeypatch)
+    (sentence,) = said
+    assert sentence.startswith("W&B is disabled, by WANDB_MODE or `wandb disabled`: --use_wandb")
+
+
+def test_the_command_that_uploads_holds_a_path_with_a_space(tmp_path, monkeypatch):
+    run = Run()
+    run.settings.sync_dir = "my runs/wandb"
+    _, _, said = begin(run, tmp_path, monkeypatch, mode="offline")
+    assert said[0].endswith("Upload it with: wandb sync 'my runs/wandb'")
 
 
 def test_what_wandb_refuses_is_the_user_s_to_mend(tmp_path, monkeypatch):
