@@ -386,14 +386,14 @@ def test_what_goes_wrong_with_it_is_a_warning_once(tmp_path, monkeypatch):
     def full_disk(path, content):
         raise OSError(28, "No space left on device")
 
-    folder = run_folder(tmp_path, step(1, 2.0))
+    folder = run_folder(tmp_path / "a run", step(1, 2.0))
     report, screen = reporting(folder, publish=full_disk)
     for _ in range(3):
         report.write(evaluation(1, 1.0))
     report.finish({})
     (warning,) = screen.warnings
     assert warning.startswith(f"{folder / 'report.html'} could not be written: No space left")
-    assert f"llama-recipes report {folder}" in warning
+    assert f"llama-recipes report '{folder}'." in warning
 
     report, screen = reporting(folder)
     monkeypatch.setattr(tracker, "report_page", lambda run: 1 / 0)
