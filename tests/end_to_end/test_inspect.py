@@ -279,6 +279,21 @@ def test_everything_that_is_wrong_with_the_flags_is_one_list(folder, inspect, tm
     assert (tmp_path / "mine.html").read_text() == "<p>not yours</p>"
 
 
+@pytest.mark.parametrize(
+    ("flag", "said"),
+    [
+        ("--strickt", "--strickt is no setting. Did you mean --strict?"),
+        ("--sample=3", "--sample is no setting. Did you mean --samples?"),
+        ("--jsn=x", "--jsn is no setting. Did you mean --json?"),
+        ("--lora_r=3", "--lora_r is no setting. Did you mean --"),
+        ("--zzz", "--zzz is no setting. --help and llama-recipes train --help list them all."),
+    ],
+)
+def test_of_a_mistyped_flag_the_nearest_of_both_kinds_is_named(base, inspect, flag, said):
+    _, told = inspect(*base, flag, code=2)
+    assert told.startswith(f"Error: {said}")
+
+
 def test_where_nothing_can_be_written_is_said_first(base, inspect, tmp_path):
     for path in (tmp_path / "no" / "page.html", tmp_path):
         _, said = inspect(*base, f"--html={path}", code=2)
