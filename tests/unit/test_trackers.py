@@ -19,12 +19,13 @@ from llama_recipes.configs.training import TrainConfig
 from llama_recipes.configs.wandb import WandbConfig
 from llama_recipes.ending import finishing
 from llama_recipes.errors import CheckpointError, ConfigError, Interrupted
-from llama_recipes.monitoring.results import how_it_ended
+from llama_recipes.monitoring.results import how_it_ended, reason_of
 from llama_recipes.monitoring.run_log import METRICS_FILE, read_metrics
 from llama_recipes.monitoring.to_tensorboard import TensorBoard
 from llama_recipes.monitoring.to_wandb import RUN_FILE, Wandb, start_wandb
 from llama_recipes.monitoring.trackers import Trackers, named
 from llama_recipes.monitoring.tracking import check_trackers
+from llama_recipes.training.interruption import StopRequested
 
 LINES = [
     {"step": 1, "epoch": 1, "loss": 3.0, "grad_norm": math.inf},
@@ -110,6 +111,26 @@ def test_a_second_signal_while_a_tracker_ends_is_heeded():
 )
 def test_how_a_run_ended_is_told_from_its_reason(reason, ending):
     assert how_it_ended(reason) == ending
+
+
+@pytest.mark.parametrize(
+    ("error", "kept"),
+    [
+        (CheckpointError("It is broken. Mend it.", "So is this."),
+         "It is broken. Mend it.\nSo is this."),
+        (IndexError("list index out of range\n  in a line that nobody needs"),
+         "list index out of range"),
+        (AssertionError(), ""),
+        (StopRequested("SIGTERM"), ""),
+        (KeyboardInterrupt(), ""),
+        (OSError("https://me:pass@hub.example/x says no to hf_abcdefghijklmnopqrstuv"),
+         "https://…@hub.example/x says no to …"),
+        (ConfigError(f"W&B says no to {'0123456789' * 4}."), "W&B says no to …."),
+    ],
+    ids=lambda value: type(value).__name__,
+)  # fmt: skip
+def test_of_an_error_its_sentences_are_kept_and_no_key(error, kept):
+    assert reason_of(error) == kept
 
 
 def test_lines_are_read_back(tmp_path):
