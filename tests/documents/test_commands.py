@@ -180,6 +180,7 @@ OTHERS: dict[str, tuple[Callable[[list[str]], None], str]] = {
     "mypy": (nothing, "make lint, which the check of every change runs"),
     "python3 -m venv": (nothing, "makes what the tests run in"),
     "tensorboard": (nothing, "serves until it is stopped"),
+    "apt-get": (nothing, "installs, which tests never do; test_contributing.py holds who calls it"),
     "git": (nothing, "changes the repository that the tests are in"),
     "pre-commit": (nothing, "changes the repository; test_contributing.py holds its hooks"),
 }
