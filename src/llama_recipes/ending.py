@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import errno
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NoReturn
@@ -16,16 +16,19 @@ from llama_recipes.errors import (
     ConfigError,
     Interrupted,
     NonFiniteError,
+    unwritten,
     writing,
 )
 from llama_recipes.monitoring.memory import memory_peaks, ran_out
-from llama_recipes.monitoring.results import RESULTS_FILE, STOPPED_BY, summarise
+from llama_recipes.monitoring.results import RESULTS_FILE, STOPPED_BY, reason_of, summarise
 from llama_recipes.monitoring.screen import Screen
 from llama_recipes.monitoring.trackers import Trackers
 from llama_recipes.training.interruption import StopRequested
 from llama_recipes.training.loop import Run
 
 _FULL = (errno.ENOSPC, errno.EDQUOT)
+_MOST_DOCUMENTS = 10
+"""Of a step that failed, whose places are shown."""
 
 
 @contextmanager
@@ -42,21 +45,33 @@ def _stopped_by(error: BaseException) -> str:
     return STOPPED_BY + (error.name if isinstance(error, StopRequested) else type(error).__name__)
 
 
-def train(run: Run, folder: Path | None, screen: Screen, facts: Mapping[str, Any]) -> None:
-    """Train; however that ends, results.json and the screen say what there is."""
+def train(
+    run: Run,
+    folder: Path | None,
+    screen: Screen,
+    facts: Mapping[str, Any],
+    places: Callable[[Sequence[int]], list[str]],
+) -> None:
+    """Train; however that ends, results.json and the screen say what there is.
+
+    places: where documents stand in the data, by their numbers in the store.
+    """
     # Written before the first step too: chat asks as training did even after a kill.
     run.world.lead(lambda: write_results(folder, results_of(run, **facts)))
     try:
         run.train()
     except BaseException as error:
         run.count_time()
+        told = _told(error, run, folder, places)
         results = results_of(run, **facts) | {"stop_reason": _stopped_by(error)}
+        if said := reason_of(told):
+            results["stop_message"] = said
         try:
             write_results(folder, results)
-        except CheckpointError as unwritten:  # no reason to save less, or to end as another run
-            screen.warn(str(unwritten))
+        except CheckpointError as problem:  # no reason to save less, or to end as another run
+            screen.warn(str(problem))
         try:
-            _end_early(run, error, folder, screen)
+            _end_early(run, told, folder, screen)
         finally:
             run.trackers.finish(results)  # what can be saved is: this may take its time
     # At once: what follows may fail, and a run whose training is done is one that ended well.
@@ -80,12 +95,34 @@ def _end_early(run: Run, error: BaseException, folder: Path | None, screen: Scre
         _leave(run, error.name)
     if run.selection.saved_step is not None:
         screen.line(f"The weights after step {run.selection.saved_step} are saved in {folder}")
-    if isinstance(error, OSError) and error.errno in _FULL:
-        with writing(error.filename or folder):
-            raise error
-    if ran_out(error):
-        raise ConfigError(f"The memory ran out: {error} {preflight.SAVE_MEMORY}") from error
     raise error
+
+
+def _told(
+    error: BaseException,
+    run: Run,
+    folder: Path | None,
+    places: Callable[[Sequence[int]], list[str]],
+) -> BaseException:
+    """What the user is told in the place of an error: how to mend it, and where to look."""
+    told = error
+    if isinstance(error, NonFiniteError):
+        told = NonFiniteError(f"{error} These are {_named(error.documents, run, places)}.")
+    elif isinstance(error, OSError) and error.errno in _FULL:
+        told = CheckpointError(unwritten(error.filename or folder, error))
+    elif ran_out(error):
+        told = ConfigError(f"The memory ran out: {error} {preflight.SAVE_MEMORY}")
+    if told is not error:
+        told.__cause__ = error
+    return told
+
+
+def _named(documents: Sequence[int], run: Run, places: Callable[[Sequence[int]], list[str]]) -> str:
+    """The process of rank 0 looks them up for all: what all say alike is said once."""
+    here = [] if run.world.rank else places(documents[:_MOST_DOCUMENTS])
+    shown: list[str] = json.loads(run.world.texts(json.dumps(here))[0])
+    more = len(documents) - len(shown)
+    return "; ".join(shown) + (f"; and {more:,} more" if more else "")
 
 
 def _leave(run: Run, name: str) -> NoReturn:

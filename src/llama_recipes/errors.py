@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import sys
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
 
@@ -43,7 +43,13 @@ class CheckpointError(LlamaRecipesError):
 
 
 class NonFiniteError(LlamaRecipesError):
+    """documents: the numbers, in the store, of those that the step trained on."""
+
     exit_code = 5
+
+    def __init__(self, *problems: str, documents: Sequence[int] = ()) -> None:
+        self.documents = documents
+        super().__init__(*problems)
 
 
 class ProcessLostError(LlamaRecipesError):
@@ -73,7 +79,12 @@ def writing(
     try:
         yield
     except OSError as error:
-        raise kind(f"{place} could not be written: {error.strerror or error}. {remedy}") from error
+        raise kind(unwritten(place, error, remedy)) from error
+
+
+def unwritten(place: object, error: OSError, remedy: str = _GO_ON) -> str:
+    """The sentences about a `place` that could not be written."""
+    return f"{place} could not be written: {error.strerror or error}. {remedy}"
 
 
 def guard(body: Callable[[], int], *, debug: bool) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
@@ -17,6 +18,7 @@ from llama_recipes.checkpoint.store import publish
 from llama_recipes.configs.document import to_yaml
 from llama_recipes.configs.needs import warnings
 from llama_recipes.configs.run import RunConfig
+from llama_recipes.data.places import places_of_documents
 from llama_recipes.data.tokenizer import load_tokenizer
 from llama_recipes.errors import Interrupted, writing
 from llama_recipes.model.fingerprint import weights_fingerprint
@@ -231,7 +233,14 @@ def _finetune(config: RunConfig, screen: Screen, interruption: Interruption) -> 
                 folder=folders.seen_from(root, folder),
             )
         run.instrument = watching.make_instrument(run, screen)
-        ending.train(run, written_by_me, screen, facts)
+        places = partial(
+            places_of_documents,
+            store=splits.train,
+            section=config.dataset,
+            name=train.dataset,
+            tokenizer=tokenizer,
+        )
+        ending.train(run, written_by_me, screen, facts, places)
         if folder is not None and train.save_model and train.save_optimizer:
             save_optimizer(run, folder)
         ask_after(

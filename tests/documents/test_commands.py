@@ -5,6 +5,9 @@ them) or long. The text says so as well. Unmarked commands of this project run w
 folder where small things stand in for large ones (support/workplace.py); those of a marked block
 are read by the parser that would read them. Other programs' commands are in OTHERS, with what is
 checked of each instead. A command that is none of these fails.
+
+Commands within sentences are looked at too: their programs are those of the same tables, and their
+flags are there.
 """
 
 from __future__ import annotations
@@ -17,6 +20,7 @@ import sys
 import tomllib
 from collections.abc import Callable, Sequence
 from contextlib import redirect_stderr, redirect_stdout
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -29,7 +33,7 @@ from llama_recipes.cli.flags import read_flags
 from llama_recipes.cli.quickstart import QuickstartFlags
 from llama_recipes.configs import table
 from llama_recipes.configs.flags import parse
-from support.pages import PAGES, ROOT, Block, Command, blocks, commands
+from support.pages import PAGES, ROOT, Block, Command, blocks, commands, inline
 from support.workplace import at_work, furnish, make_package
 
 MARKS = {"gpu": r"GPU", "hosts": r"\bhosts\b", "long": r"\bminutes\b|\bhours\b"}
@@ -46,6 +50,7 @@ PROVEN = {
     "make golden": "tests/golden/test_golden.py::test_the_loss_curves_are_those_on_file",
     "make docs": "tests/documents/test_tables.py::test_make_docs_fills_every_page_that_has_a_table",
     "make format": "Makefile",
+    "make .venv/llama_cpp": "Makefile",
     "llama-recipes quickstart": _QUICKSTART,
     "python -m benchmarks --help": _BENCHMARK,
     "python -m benchmarks --quick": _BENCHMARK,
@@ -56,6 +61,7 @@ parts."""
 
 TORCHRUN_SECONDS = 240
 
+NOWHERE = Block(ROOT / "README.md", 1, "bash", (), "", "")
 SHELLS = {"bash", "sh", "console", "shell"}
 EVERY = [
     command
@@ -144,7 +150,7 @@ READS: dict[str, Callable[[list[str]], object]] = {
 
 
 def targets() -> set[str]:
-    return set(re.findall(r"^([\w-]+):", (ROOT / "Makefile").read_text(), flags=re.MULTILINE))
+    return set(re.findall(r"^([\w./-]+):", (ROOT / "Makefile").read_text(), flags=re.MULTILINE))
 
 
 def check_make(arguments: Sequence[str]) -> None:
@@ -168,6 +174,23 @@ def check_pytest(arguments: Sequence[str]) -> None:
             assert not name or f"def {name}(" in (ROOT / path).read_text(), word
 
 
+def check_tensorboard(arguments: Sequence[str]) -> None:
+    """Whether the folder is there is seen once the commands of the page have run."""
+    assert log_folder(arguments)
+
+
+def log_folder(arguments: Sequence[str]) -> str:
+    flag, folder = arguments
+    assert flag == "--logdir"
+    return folder
+
+
+def check_wandb(arguments: Sequence[str]) -> None:
+    from wandb.cli.cli import cli as commands_of_wandb
+
+    assert arguments[0] in commands_of_wandb.commands
+
+
 def nothing(arguments: Sequence[str]) -> None:
     """There is nothing of ours in it."""
 
@@ -179,11 +202,56 @@ OTHERS: dict[str, tuple[Callable[[list[str]], None], str]] = {
     "ruff": (nothing, "make lint, which the check of every change runs"),
     "mypy": (nothing, "make lint, which the check of every change runs"),
     "python3 -m venv": (nothing, "makes what the tests run in"),
-    "tensorboard": (nothing, "serves until it is stopped"),
+    "tensorboard": (check_tensorboard, "serves until it is stopped; a command makes its folder"),
+    "wandb": (check_wandb, "asks a server; the command is one of its own"),
+    "apt-get": (nothing, "installs, which tests never do; test_contributing.py holds who calls it"),
     "git": (nothing, "changes the repository that the tests are in"),
     "pre-commit": (nothing, "changes the repository; test_contributing.py holds its hooks"),
 }
 """Programs that are not run here: what is checked instead, and why."""
+
+
+def is_command(block: Block) -> bool:
+    """Whether a piece of code in a sentence is a command of a program that is known here.
+
+    A single word is the program's name and no command.
+    """
+    words = block.text.split()
+    program, rest = split(words) if len(words) > 1 else ("", [])
+    return program in KNOWN and (program.startswith("python") or bool(rest))
+
+
+KNOWN = {*RUNS, *READS, *OTHERS}
+INLINE = [
+    command
+    for page in PAGES
+    for block in inline(page)
+    if is_command(block)
+    for command in commands(block)
+]
+
+
+def check_mention(command: Command) -> None:
+    """Nothing is run: the program's own words for what it takes are looked through."""
+    program, arguments = split(command.words)
+    if program in OTHERS or program == "sbatch":
+        check = OTHERS[program][0] if program in OTHERS else read_sbatch
+        check(arguments)
+        return
+    taken = help_of(program, arguments[0] if program == "llama-recipes" else "")
+    flags = [word.partition("=")[0] for word in arguments if word.startswith("--")]
+    assert [flag for flag in flags if not re.search(rf"{flag}\b", taken)] == []
+
+
+@cache
+def help_of(program: str, command: str) -> str:
+    if program == "torchrun":
+        return get_args_parser().format_help()
+    if program == "python -m benchmarks":
+        return benchmarks._arguments().format_help()
+    if not program.startswith("python -m llama_recipes.configs"):
+        return run(Command(NOWHERE, (*program.split(), *filter(None, [command]), "--help")))
+    return ""
 
 
 def line_of(command: Command) -> str:
@@ -237,6 +305,21 @@ def test_the_commands_of_a_page_run_one_after_the_other(page, package, tmp_path,
                 assert said or command.output, command
                 if command.output:
                     assert Path(command.output).stat().st_size
+        assert [str(each) for each in LOOKS if each.block.page == page and not is_made(each)] == []
+
+
+LOOKS = [each for each in (*EVERY, *INLINE) if split(each.words)[0] == "tensorboard"]
+"""They show what the commands of their page have made."""
+
+
+def is_made(command: Command) -> bool:
+    """Whether the folder that it names is there; a tiny run may be too short to fill it."""
+    return Path(log_folder(split(command.words)[1])).is_dir()
+
+
+def test_every_page_that_looks_at_logs_makes_some():
+    assert {each.block.page for each in LOOKS} <= set(RUN_PAGES)
+    assert len(LOOKS) > 2
 
 
 def run(command: Command) -> str:
@@ -267,6 +350,11 @@ def test_a_marked_command_is_read(command):
         assert not end.code
     if "long" in command.block.marks:
         assert line_of(command) in PROVEN
+
+
+@pytest.mark.parametrize("command", INLINE, ids=str)
+def test_a_command_within_a_sentence_is_one(command):
+    check_mention(command)
 
 
 @pytest.mark.parametrize("command", [c for c in EVERY if split(c.words)[0] in OTHERS], ids=str)
@@ -319,12 +407,37 @@ def test_commands_are_found_as_a_shell_would():
     ]
 
 
+def test_commands_are_found_within_sentences():
+    page = "See `make\n  x y` or ``a `b` c``, `make`,\n\n```bash\nmake z\n```\nor `A=1 git b`.\n"
+    found = list(inline(ROOT / "README.md", page))
+    assert [(block.line, block.text) for block in found] == [
+        (1, "make x y"), (2, "a `b` c"), (2, "make"), (7, "A=1 git b"),
+    ]  # fmt: skip
+    assert [is_command(block) for block in found] == [True, False, False, True]
+    assert len(INLINE) > 30
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "make nothing", "llama-recipes inspcet", "llama-recipes report --nothing",
+        "python -m llama_recipes.finetuning --batch_size 2", "torchrun --restarts 3",
+        "wandb snyc", "tensorboard --dir x", "pip install -e '.[nothing]'",
+    ],
+)  # fmt: skip
+def test_a_wrong_command_within_a_sentence_is_noticed(text):
+    (block,) = inline(ROOT / "README.md", f"As `{text}` does.")
+    assert is_command(block)
+    (command,) = commands(block)
+    with pytest.raises(AssertionError):
+        check_mention(command)
+
+
 def test_a_wrong_command_is_noticed(tmp_path, package):
     furnish(tmp_path)
-    block = Block(ROOT / "README.md", 1, "bash", (), "", "")
     with (
         at_work(tmp_path, package),
         pytest.raises(AssertionError, match="--batch_size is no setting"),
     ):
-        run(Command(block, ("python", "-m", "llama_recipes.finetuning", "--batch_size", "2")))
+        run(Command(NOWHERE, ("python", "-m", "llama_recipes.finetuning", "--batch_size", "2")))
     assert Path.cwd() != tmp_path

@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import re
+import shutil
+import subprocess
 import tomllib
+from pathlib import Path
 
+import pytest
 import yaml
 
 from llama_recipes import __version__
@@ -43,6 +47,44 @@ def test_every_path_of_the_page_is_there():
     paths = re.findall(r"`((?:tests|src|docs|recipes|\.ci)/[\w/.]+)`", TEXT)
     assert paths
     assert [path for path in paths if not (ROOT / path).exists()] == []
+
+
+CALLED = ["apt-get update", "apt-get install --yes --no-install-recommends chromium"]
+
+
+@pytest.mark.parametrize(
+    ("user", "browser", "fails", "called"),
+    [
+        (0, "", False, CALLED),
+        (0, "", True, CALLED[:1]),
+        (0, "google-chrome", False, []),
+        (1000, "", False, []),
+    ],
+    ids=["installs", "cannot install", "has one", "is not root"],
+)
+def test_the_check_of_a_change_installs_a_browser_where_it_can(
+    user, browser, fails, called, tmp_path
+):
+    """With programs that only say what they were asked for, and no others."""
+    programs = {"make": "", "apt-get": "exit 100" if fails else "", browser: ""}
+    (tmp_path / "bin").mkdir()
+    for name, ends in programs.items():
+        said = f'echo {name} "$@" >> {tmp_path / "called"}'
+        make_program(tmp_path / "bin" / (name or "nothing"), f"{said}\n{ends}")
+    make_program(tmp_path / "bin" / "id", f"echo {user}")
+    (tmp_path / "bin" / "dirname").symlink_to(shutil.which("dirname"))
+    command = [shutil.which("bash"), ROOT / ".ci" / "run"]
+    done = subprocess.run(
+        command, env={"PATH": str(tmp_path / "bin")}, check=True, capture_output=True, text=True
+    )
+    lines = (tmp_path / "called").read_text().splitlines()
+    assert lines == [*called, "make lint", "make test"]
+    assert ("could not be installed" in done.stdout) == fails
+
+
+def make_program(path: Path, body: str) -> None:
+    path.write_text(f"#!{shutil.which('bash')}\n{body}\n")
+    path.chmod(0o755)
 
 
 def test_the_changelog_has_the_form_that_it_names():

@@ -283,7 +283,8 @@ def test_weights_that_are_not_finite(said, model, tmp_path):
     save_file(tensors, model / "model.safetensors", metadata={"format": "pt"})
     message = said(code=5)
     assert "the step was not made and the weights are those of the step before" in message
-    assert "Documents of this step: " in message
+    first = [f"train.jsonl, line {number}" for number in range(1, 11)]
+    assert message.endswith(f"of this step. These are {'; '.join(first)}; and 2 more.\n")
     assert "Lower --lr, switch on --gradient_clipping" in message
     assert not (tmp_path / "result" / "adapter_model.safetensors").exists()
 

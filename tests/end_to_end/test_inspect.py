@@ -20,6 +20,7 @@ from llama_recipes.data.tokenize import IGNORE
 from llama_recipes.finetuning import main as finetune
 from llama_recipes.model.safetensors_folder import SafetensorsFolder
 from llama_recipes.training import loop
+from support.chromium import Browser, needs_chromium
 from support.planted import BY_ID, CUSTOM, answered, rows
 from support.tiny import tiny_llama
 from support.tiny_folder import VOCABULARY, jsonl, tiny_folder
@@ -232,6 +233,59 @@ def test_a_long_text_is_shortened_on_the_screen_alone(inspect, folder, tmp_path)
     assert re.sub(r"<[^>]*>", "", page.read_text()).count("x" * 300) == 1
 
 
+# In a browser
+
+
+@pytest.fixture(scope="module")
+def browser(tmp_path_factory):
+    found = Browser(tmp_path_factory.mktemp("browser"))
+    yield found
+    found.close()
+
+
+def colours(browser: Browser, selector: str) -> set[str]:
+    """The backgrounds of all elements that a selector finds."""
+    found = browser.value(
+        f"[...document.querySelectorAll({json.dumps(selector)})]"
+        ".map(e => getComputedStyle(e).backgroundColor)"
+    )
+    assert found, selector
+    return set(found)
+
+
+@needs_chromium
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("width", [375, 1280])
+def test_a_browser_shows_tokens_in_the_colours_that_the_legend_explains(
+    width, scheme, base, inspect, browser, tmp_path
+):
+    page = tmp_path / "page.html"
+    inspect(
+        *base,
+        f"--html={page}",
+        "--samples=40",
+        "--batching_strategy=padding",
+        "--batch_size_training=40",
+    )
+    browser.open(page, width=width, scheme=scheme)
+    assert browser.value("document.documentElement.scrollWidth") == width
+    assert browser.wider() == []
+    legend = browser.value("document.querySelector('.key').innerText")
+    assert legend == "trained masked control token padding ⏎ a line's end"
+    kinds = {"trained": ".t", "padding": ".p", "masked": "span:not(.t):not(.p)"}
+    shown = {name: colours(browser, f".text:not(.key) {kind}") for name, kind in kinds.items()}
+    for name, kind in kinds.items():
+        assert colours(browser, f".key {kind}") <= shown[name]
+        others = [shown[other] for other in kinds if other != name]
+        assert not shown[name] & set.union(*others)
+    seen = set(browser.pixels(tmp_path).tolist())
+    trained = 0xB7E4C0 if scheme == "light" else 0x1F5A2F
+    assert trained in seen
+    assert (0xFFFFFF if scheme == "light" else 0x16181B) in seen
+    assert browser.asked() == [page.as_uri()]
+    assert browser.complaints() == []
+
+
 # Exit codes
 
 
@@ -277,6 +331,21 @@ def test_everything_that_is_wrong_with_the_flags_is_one_list(folder, inspect, tm
         assert said.count(problem) == 1
     assert "output_dir" not in said
     assert (tmp_path / "mine.html").read_text() == "<p>not yours</p>"
+
+
+@pytest.mark.parametrize(
+    ("flag", "said"),
+    [
+        ("--strickt", "--strickt is no setting. Did you mean --strict?"),
+        ("--sample=3", "--sample is no setting. Did you mean --samples?"),
+        ("--jsn=x", "--jsn is no setting. Did you mean --json?"),
+        ("--lora_r=3", "--lora_r is no setting. Did you mean --"),
+        ("--zzz", "--zzz is no setting. --help and llama-recipes train --help list them all."),
+    ],
+)
+def test_of_a_mistyped_flag_the_nearest_of_both_kinds_is_named(base, inspect, flag, said):
+    _, told = inspect(*base, flag, code=2)
+    assert told.startswith(f"Error: {said}")
 
 
 def test_where_nothing_can_be_written_is_said_first(base, inspect, tmp_path):

@@ -5,12 +5,14 @@ from __future__ import annotations
 import errno
 import json
 import os
+from html import escape
 
 import pytest
 import torch
 
 from llama_recipes import run as running
 from llama_recipes.checkpoint import store
+from llama_recipes.cli.main import main as command
 from llama_recipes.finetuning import main
 from llama_recipes.monitoring.run_log import RunLog
 from llama_recipes.training import loop, samples
@@ -74,8 +76,16 @@ def test_a_device_without_memory_is_no_bug_of_ours(
 ):
     stop_at(1, error, monkeypatch)
     assert main(flags) == 2
-    assert said in capsys.readouterr().err
+    told = capsys.readouterr().err
+    assert said in told
     assert (tmp_path / "result" / "adapter_model.safetensors").exists()
+    results = json.loads((tmp_path / "result" / "results.json").read_text())
+    assert told == f"Error: {results['stop_message']}\n"
+    page = (tmp_path / "result" / "report.html").read_text()
+    why = escape(results["stop_message"])
+    assert f'by an error: {type(error).__name__}.</p><p class="why">{why}</p>' in page
+    assert command(["report", str(tmp_path / "result")]) == 0
+    assert (tmp_path / "result" / "report.html").read_text() == page
 
 
 def test_a_disk_that_is_full_in_mid_run_is_no_bug_of_ours(flags, tmp_path, monkeypatch, capsys):

@@ -88,6 +88,7 @@ def test_a_number_that_is_none_in_one_rank_stops_all_before_the_weights(jobs, tm
     assert all(torch.isfinite(value).all() for value in saved.values())
     results = json.loads((tmp_path / "result" / "results.json").read_text())
     assert results["stop_reason"] == "stopped by NonFiniteError"
+    assert re.search(r"These are (train\.jsonl, line \d+(; )?)+\.$", results["stop_message"])
 
 
 @pytest.mark.parametrize(

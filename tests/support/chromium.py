@@ -11,7 +11,9 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+from numpy.typing import NDArray
 
 PROGRAM = next(
     filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), ""
@@ -92,6 +94,29 @@ class Browser:
 
         found = self.ask("Page.captureScreenshot", captureBeyondViewport=True)
         return base64.b64decode(found["data"])
+
+    def wider(self) -> list[str]:
+        """The begin of each element that leaves the window, but for those one can scroll to."""
+        found: list[str] = self.value(
+            """[...document.querySelectorAll("body *:not(svg *):not(.scroll *)")].filter(e =>
+            e.getBoundingClientRect().right > innerWidth + 1).map(e => e.outerHTML.slice(0, 80))"""
+        )
+        return found
+
+    def pixels(self, folder: Path) -> NDArray[np.int32]:
+        """The colour of each pixel of the whole page, as 0xRRGGBB."""
+        image = pytest.importorskip("PIL.Image")
+        path = folder / "page.png"
+        path.write_bytes(self.picture())
+        colours = np.asarray(image.open(path).convert("RGB")).astype(np.int32)
+        return (colours @ (1 << 16, 1 << 8, 1)).ravel()
+
+    def asked(self) -> list[str]:
+        """Every address that was asked for since the page was opened."""
+        return [each["request"]["url"] for each in self.said("Network.requestWillBeSent")]
+
+    def complaints(self) -> list[dict[str, Any]]:
+        return self.said("Log.entryAdded", "Runtime.exceptionThrown", "Runtime.consoleAPICalled")
 
     def said(self, *methods: str) -> list[dict[str, Any]]:
         return [each["params"] for each in self.seen if each.get("method") in methods]

@@ -19,6 +19,7 @@ PAGES = [
 _FENCE = re.compile(r"^```(?P<info>[^`\n]*)\n(?P<text>.*?)^```[ ]*$", re.MULTILINE | re.DOTALL)
 _LINK = re.compile(r"\[(?:[^\[\]]|\[[^\]]*\])*\]\((?P<target>[^()\s]+)\)")
 _CODE = re.compile(r"`+[^`\n]*`+")
+_INLINE = re.compile(r"(?<!`)(`+)(?!`)(?P<text>(?:(?!\n\s*\n).)+?)(?<!`)\1(?!`)", re.DOTALL)
 _HEADING = re.compile(r"^#{1,6} +(?P<text>.+?) *#*$", re.MULTILINE)
 
 
@@ -62,6 +63,15 @@ def blocks(page: Path, text: str | None = None) -> Iterator[Block]:
         before = text[end : found.start()]
         yield Block(page, line, language, tuple(marks), found["text"], before)
         end = found.end()
+
+
+def inline(page: Path, text: str | None = None) -> Iterator[Block]:
+    """Every piece of code within the sentences of a page, in order, on one line each."""
+    text = page.read_text(encoding="utf-8") if text is None else text
+    text = _FENCE.sub(lambda found: "\n" * found[0].count("\n"), text)
+    for found in _INLINE.finditer(text):
+        line = text.count("\n", 0, found.start()) + 1
+        yield Block(page, line, "", (), " ".join(found["text"].split()), "")
 
 
 def commands(block: Block) -> Iterator[Command]:

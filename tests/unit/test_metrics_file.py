@@ -47,6 +47,21 @@ def test_an_epoch_whose_first_lines_are_missing_is_the_mean_of_the_others():
     assert curves(lines)["train_epoch"] == LossCurve([1], [(9.0 + 50 * 1.0) / 51])
 
 
+def test_a_run_without_validation_has_no_empty_curve_in_its_pictures():
+    alone = LossCurve([1, 2], [2.0, 1.0])
+    for train, validation, title in (
+        (alone, LossCurve(), "Train loss by step"),
+        (LossCurve(), alone, "Validation loss by step"),
+        (LossCurve(), LossCurve(), "Loss by step"),
+    ):
+        (axes,) = figure(train, validation, measure="loss", per="step").axes
+        assert axes.get_title() == title
+        legend = axes.get_legend()
+        names = [text.get_text() for text in legend.get_texts()] if legend else []
+        assert [line.get_label() for line in axes.lines] == names
+        assert names == title.split()[:1] * len(axes.lines)
+
+
 def test_the_eight_lists_are_the_original_s():
     lists = eight_lists([*RUN, step(5, 3, 2000.0, 60), evaluation(5, None)])
     assert sorted(lists) == sorted(

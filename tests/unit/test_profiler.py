@@ -55,6 +55,13 @@ def test_the_trace_holds_the_steps_4_to_6_and_nothing_else(tmp_path):
     assert f"The trace is in {tmp_path / 'traces'}: open it with tensorboard --logdir" in shown
 
 
+def test_the_library_below_says_nothing_and_the_command_can_be_pasted(tmp_path, capfd):
+    _, shown = profiled(tmp_path, tmp_path / "my traces")
+    assert f"tensorboard --logdir '{tmp_path / 'my traces'}' (and" in shown
+    said = capfd.readouterr()
+    assert "profiler_start" not in said.out + said.err
+
+
 def test_steps_are_optimizer_steps_whatever_they_accumulate(tmp_path):
     settings = {"num_epochs": 2, "gradient_accumulation_steps": 2, "evaluated": False}
     profiled(tmp_path, tmp_path / "traces", **settings)

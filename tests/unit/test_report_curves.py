@@ -129,19 +129,28 @@ def test_evaluations_alone_are_a_curve_and_nothing_at_all_is_said(tmp_path):
     assert "Nothing was measured yet" in figure(unknown, "Loss")
 
 
-def test_the_smoothed_curve_is_a_weighted_mean_of_what_came_before():
-    values = [3.0, 1.0, None, 2.0]
-    keep = 1 - 2 / 5
-    expected = [
-        3.0,
-        (3 * keep + 1) / (keep + 1),
-        None,
-        (3 * keep**2 + 1 * keep + 2) / (keep**2 + keep + 1),
-    ]
+@pytest.mark.parametrize("span", [4, 5, 30, 200])
+def test_the_smoothed_curve_of_a_straight_line_is_that_line(span):
+    """It lies neither above a loss that falls nor below one that rises, its ends included."""
+    for slope in (-0.01, 0.5):
+        line = [Point(n, 3 + slope * n) for n in range(1, 120)]
+        line[60] = Point(61, None)
+        found = smoothed(line, span)
+        assert [point.step for point in found] == [point.step for point in line]
+        assert [p.value for p in found] == [
+            p.value if p.value is None else pytest.approx(p.value, abs=1e-9) for p in line
+        ]
+
+
+def test_the_smoothed_curve_is_a_mean_over_as_many_values_on_either_side():
+    values = [3.0, 1.0, 2.0, 6.0, 8.0, 1.0, None, 2.0]
+    expected = [3.0, 2.0, 4.0, 3.6, 5.0, 1.0, None, 2.0]
     found = smoothed([Point(n, value) for n, value in enumerate(values)], 4)
     assert [p.value for p in found] == [value and pytest.approx(value) for value in expected]
-    level = smoothed([Point(n, 2.5) for n in range(50)], 10)
-    assert all(point.value == pytest.approx(2.5) for point in level)
+    noise = random.Random(5)
+    found = smoothed([Point(n, noise.choice([0.0, 2.0])) for n in range(400)], 40)
+    assert all(0.4 < point.value < 1.6 for point in found[20:-20])
+    assert smoothed([], 4) == []
     assert [smoothing_span(n) for n in (1, 11, 12, 120, 10**6)] == [0, 0, 4, 10, 200]
 
 

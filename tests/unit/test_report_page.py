@@ -115,6 +115,48 @@ def test_how_it_ended_is_said(reason, word, said, tmp_path):
     assert ("Once it has ended, and not before;" in page) == (word == "going on")
 
 
+def test_why_it_failed_is_said_below(tmp_path):
+    said = "Row 3 is <bad>. Mend it.\nSo is row 4."
+    results = {"stop_reason": "stopped by DataError", "stop_message": said}
+    page = page_of(run_folder(tmp_path, step(1, 2.0), results=results))
+    assert f'<p class="why">{html.escape(said)}</p></header>' in page
+    assert text_of(page).count("Row 3") == 1
+    long = page_of(
+        run_folder(tmp_path, step(1, 2.0), results=results | {"stop_message": "x" * 9999})
+    )
+    assert "x" * 2500 + " …</p>" in long
+    assert 'class="why"' not in page_of(run_folder(tmp_path / "b", step(1, 2.0)))
+
+
+COUNTED = {
+    "model_tflops": 0.5,
+    "flop_counter": {
+        "step": 4, "tokens": 4096, "model_tflop": 12.5, "recomputed_tflop": 3.25, "devices": 2,
+        "matrix_tflops": 2.0, "matrix_tflops_from": "measured with products of 512 x 512",
+        "share_of_matrix_rate": 0.25, "tflop_by_module": {"Llama": {"forward": 1.0}},
+    },
+}  # fmt: skip
+
+
+def test_what_was_counted_is_said_in_words(tmp_path):
+    whole = text_of(page_of(run_folder(tmp_path / "a", step(1, 2.0), results=COUNTED)))
+    cost = whole.partition("Machine and cost ")[2].partition("All figures of")[0]
+    assert cost.strip() == (
+        "Operations of a step 12.5 TFLOP for the 4,096 tokens of step 4, of 2 devices together"
+        " Recomputed beside them 3.25 TFLOP Operations a second 0.5 TFLOP/s per device"
+        " Share of the matrix rate 25%"
+        " Matrix rate 2 TFLOP/s, measured with products of 512 x 512"
+    )
+    short = {"model_tflops": None, "flop_counter": {"step": 1, "tokens": 9, "model_tflop": 1e-5}}
+    page = text_of(page_of(run_folder(tmp_path / "b", step(1, 2.0), results=short)))
+    assert "Operations of a step 1e-05 TFLOP for the 9 tokens of step 1 All" in page
+    assert "Operations a second" not in page
+    for odd in (None, 7, {}, {"model_tflop": "much"}):
+        results = {"flop_counter": odd, "steps": 3}
+        page = page_of(run_folder(tmp_path / "c", step(1, 2.0), results=results))
+        assert "Operations of a step" not in page
+
+
 def test_how_to_go_on_where_checkpoints_stand_apart(tmp_path):
     """Those of a sharded full fine-tune, whose folder the settings name."""
     flags = (f"--dist_checkpoint_root_folder={tmp_path / 'sharded'}", "--enable_fsdp")
@@ -386,14 +428,14 @@ def test_what_goes_wrong_with_it_is_a_warning_once(tmp_path, monkeypatch):
     def full_disk(path, content):
         raise OSError(28, "No space left on device")
 
-    folder = run_folder(tmp_path, step(1, 2.0))
+    folder = run_folder(tmp_path / "a run", step(1, 2.0))
     report, screen = reporting(folder, publish=full_disk)
     for _ in range(3):
         report.write(evaluation(1, 1.0))
     report.finish({})
     (warning,) = screen.warnings
     assert warning.startswith(f"{folder / 'report.html'} could not be written: No space left")
-    assert f"llama-recipes report {folder}" in warning
+    assert f"llama-recipes report '{folder}'." in warning
 
     report, screen = reporting(folder)
     monkeypatch.setattr(tracker, "report_page", lambda run: 1 / 0)

@@ -19,12 +19,13 @@ from llama_recipes.configs.training import TrainConfig
 from llama_recipes.configs.wandb import WandbConfig
 from llama_recipes.ending import finishing
 from llama_recipes.errors import CheckpointError, ConfigError, Interrupted
-from llama_recipes.monitoring.results import how_it_ended
+from llama_recipes.monitoring.results import how_it_ended, reason_of
 from llama_recipes.monitoring.run_log import METRICS_FILE, read_metrics
 from llama_recipes.monitoring.to_tensorboard import TensorBoard
 from llama_recipes.monitoring.to_wandb import RUN_FILE, Wandb, start_wandb
 from llama_recipes.monitoring.trackers import Trackers, named
 from llama_recipes.monitoring.tracking import check_trackers
+from llama_recipes.training.interruption import StopRequested
 
 LINES = [
     {"step": 1, "epoch": 1, "loss": 3.0, "grad_norm": math.inf},
@@ -110,6 +111,26 @@ def test_a_second_signal_while_a_tracker_ends_is_heeded():
 )
 def test_how_a_run_ended_is_told_from_its_reason(reason, ending):
     assert how_it_ended(reason) == ending
+
+
+@pytest.mark.parametrize(
+    ("error", "kept"),
+    [
+        (CheckpointError("It is broken. Mend it.", "So is this."),
+         "It is broken. Mend it.\nSo is this."),
+        (IndexError("list index out of range\n  in a line that nobody needs"),
+         "list index out of range"),
+        (AssertionError(), ""),
+        (StopRequested("SIGTERM"), ""),
+        (KeyboardInterrupt(), ""),
+        (OSError("https://me:pass@hub.example/x says no to hf_abcdefghijklmnopqrstuv"),
+         "https://…@hub.example/x says no to …"),
+        (ConfigError(f"W&B says no to {'0123456789' * 4}."), "W&B says no to …."),
+    ],
+    ids=lambda value: type(value).__name__,
+)  # fmt: skip
+def test_of_an_error_its_sentences_are_kept_and_no_key(error, kept):
+    assert reason_of(error) == kept
 
 
 def test_lines_are_read_back(tmp_path):
@@ -348,7 +369,7 @@ def test_a_run_that_begins_anew_is_another_run(tmp_path, monkeypatch):
     assert given["id"] is None
 
 
-def test_where_wandb_is_disabled_nothing_is_tracked_or_written(tmp_path):
+def test_where_wandb_is_disabled_nothing_is_tracked_or_written_and_that_is_said(tmp_path):
     said = []
     tracker = start_wandb(
         WandbConfig(mode="disabled"),
@@ -362,8 +383,28 @@ def test_where_wandb_is_disabled_nothing_is_tracked_or_written(tmp_path):
     )
     tracker.write(LINES[2])
     tracker.finish({"stop_reason": "stopped by SIGTERM"})
-    assert said == []
+    assert said == [
+        "W&B is disabled, by --wandb_config.mode: --use_wandb tracks nothing. Give"
+        " --wandb_config.mode online or offline to have the run tracked."
+    ]
     assert list(tmp_path.iterdir()) == []
+
+
+def test_what_disables_wandb_outside_of_the_settings_is_named(tmp_path, monkeypatch):
+    known = SimpleNamespace(mode="disabled", finish_timeout=None)
+    monkeypatch.setattr(wandb, "setup", lambda: SimpleNamespace(settings=known))
+    run = Run()
+    run.disabled = True
+    _, _, said = begin(run, tmp_path, monkeypatch)
+    (sentence,) = said
+    assert sentence.startswith("W&B is disabled, by WANDB_MODE or `wandb disabled`: --use_wandb")
+
+
+def test_the_command_that_uploads_holds_a_path_with_a_space(tmp_path, monkeypatch):
+    run = Run()
+    run.settings.sync_dir = "my runs/wandb"
+    _, _, said = begin(run, tmp_path, monkeypatch, mode="offline")
+    assert said[0].endswith("Upload it with: wandb sync 'my runs/wandb'")
 
 
 def test_what_wandb_refuses_is_the_user_s_to_mend(tmp_path, monkeypatch):

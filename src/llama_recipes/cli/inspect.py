@@ -88,7 +88,8 @@ def _read(argv: Sequence[str]) -> tuple[InspectFlags, RunConfig | None]:
     if run_file and not Path(run_file).is_file():
         problems.append(f"There is no {run_file}: name the folder of a run, or write --FLAG VALUE.")
         raise ConfigError(*problems)
-    reading = read([*rest, *([f"--config={run_file}"] if run_file else [])], prog=PROG)
+    words = [*rest, *([f"--config={run_file}"] if run_file else [])]
+    reading = read(words, prog=PROG, others=["json", *InspectFlags.model_fields])
     config = reading.config
     problems += reading.problems + rules.contradictions(config, refused=reading.refused)
     if run_file and config.train_config.dataset == "custom_dataset":

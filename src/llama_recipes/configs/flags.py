@@ -66,10 +66,13 @@ def parse(argv: Sequence[str], *, prog: str) -> ParsedCommand:
     return ParsedCommand(reading.config, print_config=reading.print_config, debug=reading.debug)
 
 
-def read(argv: Sequence[str], *, prog: str) -> Reading:
-    """What argv and its file say, before anybody asks whether it can stand together."""
+def read(argv: Sequence[str], *, prog: str, others: Sequence[str] = ()) -> Reading:
+    """What argv and its file say, before anybody asks whether it can stand together.
+
+    others: names of flags beside those of a run, which the caller has read already.
+    """
     problems: list[str] = []
-    occurrences = read_argv(argv, prog=prog, problems=problems)
+    occurrences = read_argv(argv, prog=prog, problems=problems, others=others)
     print_config = _is_on("print_config", occurrences, problems)
     debug = _is_on("debug", occurrences, problems)
     by_file = _given_by_file(occurrences, problems)

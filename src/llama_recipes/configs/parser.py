@@ -48,12 +48,17 @@ class Occurrence:
         return f"--no_{self.name}" if self.negated else f"--{self.name}"
 
 
-def read_argv(argv: Sequence[str], *, prog: str, problems: list[str]) -> list[Occurrence]:
-    """The known flags in argv; the rest is added to `problems`. Prints and exits for --help."""
+def read_argv(
+    argv: Sequence[str], *, prog: str, problems: list[str], others: Sequence[str] = ()
+) -> list[Occurrence]:
+    """The known flags in argv; the rest is added to `problems`. Prints and exits for --help.
+
+    others: flags of the command itself, which a mistyped one may be meant for.
+    """
     known, rest = build_parser(prog).parse_known_args(
         _joined(argv), argparse.Namespace(occurrences=[])
     )
-    problems += [_unknown(word) for word in rest]
+    problems += [_unknown(word, others) for word in rest]
     occurrences: list[Occurrence] = known.occurrences
     return occurrences
 
@@ -138,13 +143,14 @@ def _joined(argv: Sequence[str]) -> list[str]:
     return joined
 
 
-def _unknown(word: str) -> str:
+def _unknown(word: str, others: Sequence[str]) -> str:
     if not word.startswith("--"):
         return (
             f"{word!r} belongs to no flag: write every setting with its name, as in "
             "--model_name FOLDER, and a list with commas, as in a,b."
         )
     name = word.removeprefix("--").partition("=")[0]
-    near = did_you_mean(name, [*SETTINGS_OF, *COMMAND_FLAGS])
-    near = near.replace("mean ", "mean --") or " --help lists them all."
+    near = did_you_mean(name, [*others, *SETTINGS_OF, *COMMAND_FLAGS]).replace("mean ", "mean --")
+    elsewhere = " --help and llama-recipes train --help list them all." if others else ""
+    near = near or elsewhere or " --help lists them all."
     return f"--{name} is no setting.{near}"

@@ -40,17 +40,21 @@ def figure(train: LossCurve, validation: LossCurve, *, measure: str, per: str) -
     made = Figure(figsize=(10, 6), layout="tight")
     FigureCanvasAgg(made)
     axes = made.subplots()
+    shown = []
     for curve, part, colour in zip(
-        (train, validation), ("Train", "Validation"), _COLOURS[measure], strict=True
+        (train, validation), ("train", "validation"), _COLOURS[measure], strict=True
     ):
+        if not curve.x:  # a run without validation data has nothing to find in the picture
+            continue
+        shown.append(part)
         values = curve.losses if measure == "loss" else curve.perplexities
         # A line through one point is nothing to see.
-        axes.plot(
-            curve.x, values, label=part, color=colour, marker="o" if len(values) < 50 else None
-        )
+        marker = "o" if len(values) < 50 else None
+        axes.plot(curve.x, values, label=part.capitalize(), color=colour, marker=marker)
     axes.set_xlabel(per.capitalize())
     axes.set_ylabel("Loss (nats per token)" if measure == "loss" else "Perplexity")
-    axes.set_title(f"Train and validation {measure} by {per}")
+    axes.set_title(f"{' and '.join(shown)} {measure} by {per}".strip().capitalize())
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-    axes.legend()
+    if shown:
+        axes.legend()
     return made

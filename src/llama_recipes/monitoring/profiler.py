@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
@@ -18,6 +19,7 @@ from torch.profiler import (
 
 from llama_recipes.kernels import library
 from llama_recipes.monitoring.screen import Screen
+from llama_recipes.parallel.ranks import silence_kineto
 
 WAIT, WARMUP, ACTIVE = 1, 2, 3
 """The original's schedule, in optimizer steps: nothing, recorded and thrown away, recorded."""
@@ -67,6 +69,8 @@ class Profiler:
         activities = [ProfilerActivity.CPU]
         if self.device.type == "cuda":
             activities.append(ProfilerActivity.CUDA)
+        else:  # on a GPU it may have to say why it is not allowed to look
+            silence_kineto()
         self._profile = profile(
             activities=activities,
             schedule=schedule(wait=WAIT, warmup=WARMUP, active=ACTIVE, repeat=1),
@@ -96,8 +100,9 @@ class Profiler:
             self.screen.warn(f"The trace could not be written to {self.folder}: {error}.")
             return
         self.screen.line(
-            f"The trace is in {self.folder}: open it with tensorboard --logdir {self.folder}"
-            " (and torch-tb-profiler), or the file itself at https://ui.perfetto.dev."
+            f"The trace is in {self.folder}: open it with tensorboard --logdir"
+            f" {shlex.quote(str(self.folder))} (and torch-tb-profiler), or the file itself at"
+            " https://ui.perfetto.dev."
         )
 
     def _show(self, recorded: profile) -> None:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import re
 import signal
 from collections.abc import Sequence
 from pathlib import Path
 from statistics import fmean
 from typing import Any, Literal
 
+from llama_recipes.errors import LlamaRecipesError
 from llama_recipes.monitoring.run_log import finite, perplexity
 
 RESULTS_FILE = "results.json"
@@ -16,6 +18,23 @@ LAST = "last"
 """The folder in a result that holds the last weights, where the best ones are others."""
 STOPPED_BY = "stopped by "
 """How the reason begins that a run which did not come to its end has: a signal or an error."""
+
+
+_SECRET = re.compile(r"(?<=://)[^/\s@]+(?=@)|\b(?:hf_|wandb_v1_)\w{20,}|\b[0-9a-f]{40}\b")
+"""A name and password in an address, and keys of the hub and of W&B."""
+
+
+def reason_of(error: BaseException) -> str:
+    """What results.json keeps of an error beside its name, and the report shows.
+
+    The sentences of a user's error, of any other its first line. Empty for a signal.
+    """
+    if not isinstance(error, Exception):
+        return ""
+    said = str(error)
+    if not isinstance(error, LlamaRecipesError):
+        said = said.partition("\n")[0]
+    return _SECRET.sub("…", said)  # the folder of a run is handed on, and its report
 
 
 def is_finished(path: Path) -> bool:

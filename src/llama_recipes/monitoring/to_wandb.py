@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 from collections.abc import Callable, Mapping, Sequence
 from inspect import signature
 from pathlib import Path
@@ -110,12 +111,10 @@ def start_wandb(
     if folder is not None and not run.disabled:
         name = {"id": run.id, "project": run.project, "entity": run.entity}
         publish(folder / RUN_FILE, (json.dumps(name) + "\n").encode())
-    if not run.disabled:
-        say(
-            f"Tracked in W&B on this machine. Upload it with: wandb sync {run.settings.sync_dir}"
-            if offline
-            else f"Tracked in W&B: {run.url}"
-        )
+    if run.disabled:
+        warn(_tracks_nothing(config))
+    else:
+        say(_where(run, offline=offline))
     return Wandb(run, earlier=earlier, there=run.starting_step, warn=warn)
 
 
@@ -176,6 +175,21 @@ class Wandb:
                     " it may miss some of it. metrics.jsonl has everything."
                 )
             self._failed = True
+
+
+def _tracks_nothing(config: WandbConfig) -> str:
+    by = "--wandb_config.mode" if config.mode else "WANDB_MODE or `wandb disabled`"
+    return (
+        f"W&B is disabled, by {by}: --use_wandb tracks nothing. Give --wandb_config.mode online or"
+        " offline to have the run tracked."
+    )
+
+
+def _where(run: wandb.Run, *, offline: bool) -> str:
+    if not offline:
+        return f"Tracked in W&B: {run.url}"
+    folder = shlex.quote(str(run.settings.sync_dir))
+    return f"Tracked in W&B on this machine. Upload it with: wandb sync {folder}"
 
 
 def _lacks_its_begin(earlier: Sequence[Mapping[str, Any]]) -> bool:

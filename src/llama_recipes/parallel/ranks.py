@@ -75,3 +75,13 @@ def share_processor() -> None:
     if local_world_size() > 1 and os.environ.get("OMP_NUM_THREADS", "1") == "1":
         cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
         os.environ["OMP_NUM_THREADS"] = str(max(1, (cores or 1) // local_world_size()))
+
+
+def silence_kineto() -> None:
+    """Let the library below PyTorch's profiler keep its notes of starts and stops to itself.
+
+    Call it before the first profile. They count there as graver than errors, so that those are
+    silenced too; the caller learns of a trace that fails by an exception. Who has set the variable
+    has decided already.
+    """
+    os.environ.setdefault("KINETO_LOG_LEVEL", "6")

@@ -99,19 +99,22 @@ def train_step(
                 check=check,
                 world=world,
             )
-        raise NonFiniteError(_explain(result, batches, world))
+        raise NonFiniteError(_explain(result), documents=_documents(batches, world))
     optimizer.step()
     scale.count()
     optimizer.zero_grad()
     return result
 
 
-def _explain(result: StepResult, batches: Sequence[Batch], world: World) -> str:
-    here = json.dumps([number for batch in batches for number in batch.documents])
-    documents = sorted(number for each in world.texts(here) for number in json.loads(each))
-    shown = ", ".join(map(str, documents[:20])) + (", …" if len(documents) > 20 else "")
+def _explain(result: StepResult) -> str:
     return (
         f"The loss is {result.loss} and the gradient's norm {result.grad_norm}: the step was not"
-        f" made and the weights are those of the step before. Documents of this step: {shown}."
-        " Lower --lr, switch on --gradient_clipping, or look at these documents."
+        " made and the weights are those of the step before. Lower --lr, switch on"
+        " --gradient_clipping, or look at the documents of this step."
     )
+
+
+def _documents(batches: Sequence[Batch], world: World) -> list[int]:
+    """Those of all processes, by their numbers in the store."""
+    here = json.dumps([number for batch in batches for number in batch.documents])
+    return sorted(number for each in world.texts(here) for number in json.loads(each))

@@ -11,7 +11,7 @@ import llama_recipes
 from llama_recipes.monitoring.report import sections, summary
 from llama_recipes.monitoring.report.curves import charts
 from llama_recipes.monitoring.report.files import RunFiles
-from llama_recipes.monitoring.report.markup import section, text
+from llama_recipes.monitoring.report.markup import paragraph, section, text
 from llama_recipes.monitoring.report.style import STYLE
 
 _POLICY = "default-src 'none'; style-src 'unsafe-inline'"
@@ -54,7 +54,7 @@ def _head(run: RunFiles, title: str) -> str:
     return (
         f'<header><h1>{text(title)}</h1><p class="soft">{text(about)}</p>'
         f'<p><span class="state {kind.replace(" ", "-")}">{kind.capitalize()}</span>'
-        f"{text(ending)}</p></header>"
+        f"{text(ending)}</p>{paragraph(summary.why(run), 'why')}</header>"
     )
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
+from itertools import accumulate, groupby
 from typing import Any, NamedTuple
 
 
@@ -31,19 +32,27 @@ def smoothing_span(count: int) -> int:
 
 
 def smoothed(points: Sequence[Point], span: int) -> list[Point]:
-    """Exponential moving average whose weights have the mean age of a mean over `span` values.
+    """Each value as the mean of itself and of up to `span` // 2 values on either side of it.
 
-    Divided by the sum of the weights so far, so that it begins at the first value. Values that are
-    not finite count for nothing.
+    At the ends and beside a value that is not finite, which stays a gap, as many are left out on
+    the one side as there are none on the other: a loss that falls evenly stays where it is, where
+    a mean of what came before would lie above it.
     """
-    keep = 1 - 2 / (span + 1)
-    total = weight = 0.0
+    found: list[Point] = []
+    for is_gap, group in groupby(points, lambda point: point.value is None):
+        part = list(group)
+        found += part if is_gap else _centred(part, span // 2)
+    return found
+
+
+def _centred(points: Sequence[Point], most: int) -> list[Point]:
+    """most: values on either side that count."""
+    sums = [0.0, *accumulate(map(_value, points))]
     found = []
-    for step, value in points:
-        if value is not None:
-            total = keep * total + (1 - keep) * value
-            weight = keep * weight + (1 - keep)
-        found.append(Point(step, total / weight if weight and value is not None else None))
+    for place, (step, _) in enumerate(points):
+        around = min(most, place, len(points) - 1 - place)
+        total = sums[place + around + 1] - sums[place - around]
+        found.append(Point(step, total / (2 * around + 1)))
     return found
 
 

@@ -7,6 +7,7 @@ from typing import Any
 
 from llama_recipes.configs.settings import SECTIONS, SETTINGS, Setting
 from llama_recipes.monitoring.report.commands import go_on, recipes
+from llama_recipes.monitoring.report.counted import counted
 from llama_recipes.monitoring.report.files import SAMPLES_FILE, RunFiles
 from llama_recipes.monitoring.report.markup import (
     block,
@@ -188,6 +189,7 @@ def machine(run: RunFiles) -> str:
         ("Computed in", facts.get("computed_in")),
         ("Parameters", None if total is None else number_text(total)),
         ("Trained parameters", _share(trained, total)),
+        *counted(run),
         ("Versions", ", ".join(f"{name} {version}" for name, version in said) or None),
     ]
     known = [[name, value] for name, value in rows if value is not None]

@@ -26,6 +26,7 @@ a { color: var(--blue); }
 .state.done { background: var(--good-bg); color: var(--good); }
 .state.interrupted { background: var(--warn-bg); color: var(--warn); }
 .state.failed { background: var(--bad-bg); color: var(--bad); }
+.why { white-space: pre-line; overflow-wrap: anywhere; }
 .card, .figures > div { background: var(--card); border: 1px solid var(--line);
   border-radius: 10px; padding: 14px 16px; }
 .figures { display: grid; gap: 12px; margin: 20px 0 0;

@@ -17,6 +17,9 @@ from llama_recipes.monitoring.run_log import perplexity
 from llama_recipes.monitoring.screen import duration
 
 State = Literal["done", "going on", "interrupted", "failed"]
+_MOST_CHARACTERS = 2500
+"""Of what an error said."""
+_SAID_ABOVE = ("stop_reason", "stop_message")
 _ENDS = 10
 """Steps whose mean stands for the begin and the end of a training."""
 
@@ -44,6 +47,12 @@ def state(run: RunFiles) -> tuple[State, str]:
     if ending == "interrupted":
         return "interrupted", f"It was stopped by {stopped}."
     return "failed", f"It was ended by an error: {stopped}."
+
+
+def why(run: RunFiles) -> str:
+    """What the error said that ended the run; empty for a run that none has ended."""
+    said = str(run.results.get("stop_message") or "")
+    return said[:_MOST_CHARACTERS] + " …" * (len(said) > _MOST_CHARACTERS)
 
 
 def method(run: RunFiles) -> str:
@@ -157,7 +166,7 @@ def leftover_results(run: RunFiles) -> list[tuple[str, str]]:
     return [
         (name, number_text(value))
         for name, value in run.results.items()
-        if value is not None and name != "stop_reason" and not isinstance(value, dict | list)
+        if value is not None and name not in _SAID_ABOVE and not isinstance(value, dict | list)
     ] + [row for name, value in run.results.items() for row in _inner(name, value)]
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 import time
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
@@ -79,7 +80,8 @@ class RunReport:
                 reason = error.strerror if isinstance(error, OSError) else None
                 self.screen.warn(
                     f"{self.folder / REPORT_FILE} could not be written: {reason or error}. The"
-                    f" training goes on; make it later with llama-recipes report {self.folder}."
+                    " training goes on; make it later with llama-recipes report"
+                    f" {shlex.quote(str(self.folder))}."
                 )
             self._has_failed = True
         self._made_at = time.monotonic()
