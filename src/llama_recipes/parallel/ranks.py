@@ -7,9 +7,14 @@ before torch.
 from __future__ import annotations
 
 import atexit
+import ctypes
 import os
+import signal
 import sys
 from typing import NoReturn
+
+_STARTED_BY = os.getppid()
+_PR_SET_PDEATHSIG = 1  # linux/prctl.h
 
 
 def is_launched() -> bool:
@@ -42,11 +47,6 @@ def host() -> int:
     return int(os.environ.get("GROUP_RANK", "0"))
 
 
-def restarts() -> int:
-    """How often torchrun has started all processes again."""
-    return int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0"))
-
-
 def end(code: int) -> NoReturn:
     """End this process with `code`.
 
@@ -59,6 +59,18 @@ def end(code: int) -> NoReturn:
         sys.stderr.flush()
         os._exit(code)
     sys.exit(code)
+
+
+def end_with_launcher() -> None:
+    """Be sent SIGTERM once torchrun is gone; Linux alone.
+
+    Killed, torchrun stops nobody: its processes would train on, beside those of the next start.
+    """
+    if sys.platform != "linux" or "TORCHELASTIC_RUN_ID" not in os.environ:
+        return
+    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM, 0, 0, 0)
+    if os.getppid() != _STARTED_BY:  # it is gone already
+        os.kill(os.getpid(), signal.SIGTERM)
 
 
 def share_processor() -> None:
