@@ -216,19 +216,12 @@ end(main(sys.argv[1:]))
 def test_a_rank_that_asks_a_store_that_is_gone_follows(inputs, tmp_path):
     flags = [*flags_for(inputs, tmp_path / "result"), f"--model_name={tmp_path / 'nowhere'}"]
     port = rendezvous().port  # free again at once
-    ranks = []
+    command, ranks = [sys.executable, "-c", ASKS_LATE, *flags], []
     for rank in range(2):
         variables = environment(rank, 2, port=port)
         del variables["TORCHELASTIC_USE_AGENT_STORE"]
-        ranks.append(
-            subprocess.Popen(
-                [sys.executable, "-c", ASKS_LATE, *flags],
-                env=variables,
-                stdout=subprocess.PIPE,
-                stderr=subprocess.STDOUT,
-                text=True,
-            )  # fmt: skip
-        )
+        out = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
+        ranks.append(subprocess.Popen(command, env=variables, **out))
     said = [rank.communicate(timeout=120)[0] for rank in ranks]
     assert [rank.returncode for rank in ranks] == [2, 2], said
     assert "nowhere" in said[0]

@@ -35,15 +35,14 @@ def world(monkeypatch):
     ],
 )
 def test_it_is_said_of_which(world, error, capsys):
-    with pytest.raises(ProcessLostError, match="Rank 1 waited for rank 0, which has ended or has"):
-        with world.watched():
-            raise error
+    said = "Rank 1 waited for rank 0, which has ended or has"
+    with pytest.raises(ProcessLostError, match=said), world.watched():
+        raise error
     assert "Traceback" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("text", ["The download timed out", "Connection reset", "NCCL is missing"])
 def test_other_errors_stay_what_they_are(world, text):
-    with pytest.raises(RuntimeError, match=text) as raised:
-        with world.watched():
-            raise RuntimeError(text)
+    with pytest.raises(RuntimeError, match=text) as raised, world.watched():
+        raise RuntimeError(text)
     assert raised.type is RuntimeError

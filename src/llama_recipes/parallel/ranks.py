@@ -7,14 +7,15 @@ before torch.
 from __future__ import annotations
 
 import atexit
-import ctypes
 import os
 import signal
 import sys
+import threading
+import time
+from functools import cache
 from typing import NoReturn
 
 _STARTED_BY = os.getppid()
-_PR_SET_PDEATHSIG = 1  # linux/prctl.h
 
 
 def is_launched() -> bool:
@@ -61,16 +62,22 @@ def end(code: int) -> NoReturn:
     sys.exit(code)
 
 
+@cache  # one thread, however many runs
 def end_with_launcher() -> None:
-    """Be sent SIGTERM once torchrun is gone; Linux alone.
+    """Get SIGTERM once torchrun is gone.
 
     Killed, torchrun stops nobody: its processes would train on, beside those of the next start.
+    Linux's own signal at a parent's death comes again for every thread that the parent had: a
+    second one, which would end this process before it has saved.
     """
-    if sys.platform != "linux" or "TORCHELASTIC_RUN_ID" not in os.environ:
-        return
-    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM, 0, 0, 0)
-    if os.getppid() != _STARTED_BY:  # it is gone already
-        os.kill(os.getpid(), signal.SIGTERM)
+    if "TORCHELASTIC_RUN_ID" in os.environ:
+        threading.Thread(target=_end_without, args=(_STARTED_BY,), daemon=True).start()
+
+
+def _end_without(parent: int) -> None:
+    while os.getppid() == parent:
+        time.sleep(1)
+    os.kill(os.getpid(), signal.SIGTERM)
 
 
 def share_processor() -> None:
