@@ -31,6 +31,12 @@ def checkpoints_path(config: RunConfig) -> Path | None:
     return checkpoints_place(config.value, output_path(config))
 
 
+def written_to(config: RunConfig) -> list[Path]:
+    """The folders that are a run's own: --output_dir, and that of checkpoints that stand apart."""
+    root = checkpoints_path(config) if saves_apart(config.value) else None
+    return [folder for folder in (output_path(config), root) if folder is not None]
+
+
 def seen_from(root: Path, folder: Path | None) -> str | None:
     """The way from a run's checkpoints to its folder, which holds after both were moved."""
     # By names: what is a link to another disk here may be a link to a third one there.
@@ -106,11 +112,13 @@ def _same(one: Path | None, other: Path | None) -> bool:
     return one is not None and other is not None and one.resolve() == other.resolve()
 
 
-def make_output_folder(config: RunConfig) -> None:
-    """Make the run's folder where one was given. Raises ConfigError."""
-    folder = output_path(config)
-    if folder is not None:
-        _make_writable(folder, f"--output_dir {folder}")
+def make_folders(config: RunConfig) -> None:
+    """Make the run's folders where it has some. Raises ConfigError."""
+    for folder in written_to(config):
+        said = f"--output_dir {folder}"
+        if folder != output_path(config):
+            said = f"--dist_checkpoint_root_folder {folder.parent}"
+        _make_writable(folder, said)
 
 
 def take_over(folder: Path, checkpoint: Checkpoint | None) -> None:

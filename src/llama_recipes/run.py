@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import closing
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
@@ -21,6 +22,7 @@ from llama_recipes.configs.run import RunConfig
 from llama_recipes.data.places import places_of_documents
 from llama_recipes.data.tokenizer import load_tokenizer
 from llama_recipes.errors import Interrupted, writing
+from llama_recipes.holding import Hold
 from llama_recipes.model.fingerprint import weights_fingerprint
 from llama_recipes.model.source import open_model
 from llama_recipes.model.weights import check_weights, load_weights
@@ -69,10 +71,10 @@ def finetune(config: RunConfig, screen: Screen | None = None) -> dict[str, Any]:
     interruption = Interruption()
     with interruption.listening():
         try:
-            with joined(config) as world:
+            with joined(config) as world, closing(Hold()) as hold:
                 interruption.world = world
                 quiet = Screen(Console(quiet=True)) if world.rank else None
-                return _finetune(config, quiet or screen or Screen(), interruption)
+                return _finetune(config, quiet or screen or Screen(), interruption, hold)
         except StopRequested as stop:
             raise Interrupted(
                 f"Stopped by {stop.name} before the first step: nothing is lost. Run the same"
@@ -80,10 +82,14 @@ def finetune(config: RunConfig, screen: Screen | None = None) -> dict[str, Any]:
             ) from stop
 
 
-def _finetune(config: RunConfig, screen: Screen, interruption: Interruption) -> dict[str, Any]:
+def _finetune(
+    config: RunConfig, screen: Screen, interruption: Interruption, hold: Hold
+) -> dict[str, Any]:
     for warning in warnings(config):
         screen.warn(warning)
     world, root = interruption.world, folders.checkpoints_path(config)
+    # Before what is there is looked at: another run might still change it.
+    world.lead(lambda: hold.take(folders.written_to(config), screen.warn))
     checkpoint = checkpoint_to_resume(config, root, screen.warn, world)
     world.lead(lambda: folders.refuse_results(config, checkpoint))
     world.lead(lambda: check_trackers(config))
@@ -109,7 +115,8 @@ def _finetune(config: RunConfig, screen: Screen, interruption: Interruption) -> 
     folder = folders.output_path(config)
     earlier = folders.earlier_folder(checkpoint, folder)
     run_id = checkpoint.state["run_id"] if checkpoint else uuid4().hex
-    world.lead(lambda: folders.make_output_folder(config))
+    world.lead(lambda: folders.make_folders(config))
+    world.lead(lambda: hold.take(folders.written_to(config), screen.warn))  # those that are new
     splits = open_documents(config, tokenizer, screen, world)
     preflight.check_vocabulary(splits, tokenizer, source.config)
     itself = identity(

@@ -13,7 +13,7 @@ LAYERS = (
     {"finetuning"},
     {"run"},
     {"ending"},
-    {"folders", "preflight", "resolve", "parts", "watching"},
+    {"folders", "holding", "preflight", "resolve", "parts", "watching"},
     {"training"},
     {"export", "inference", "checkpoint"},
     {"adapters", "data", "monitoring", "parallel", "quantization"},

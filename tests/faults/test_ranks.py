@@ -6,12 +6,15 @@ import json
 import os
 import re
 import signal
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 import torch
 from safetensors.torch import load_file
 
-from support.ranks import run_jobs
+from support.ranks import environment, rendezvous, run_jobs
 from support.tiny_folder import jsonl, sums
 from support.torchrun import content, flags_for, launched, make_inputs, ranks_of, steps, wait_until
 
@@ -68,6 +71,30 @@ def test_a_signal_to_torchrun_saves_and_the_next_start_goes_on(inputs, tmp_path)
     assert said.count("Stopped by SIGTERM after step") == 1, said[-2000:]
     saved = max(int(p.name[5:]) for p in (folder / "checkpoints").glob("step-*"))
     assert saved == steps(folder)
+
+
+def alive(process: int) -> bool:
+    try:
+        return Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except (FileNotFoundError, ProcessLookupError):
+        return False
+
+
+def test_where_torchrun_is_killed_its_ranks_save_and_end(inputs, tmp_path):
+    folder = tmp_path / "orphans"
+    with launched("-m", "llama_recipes.finetuning", *flags_for(inputs, folder)) as process:
+        wait_until(lambda: steps(folder) >= 4)
+        ranks = ranks_of(process.pid).values()
+        process.kill()
+        try:
+            wait_until(lambda: not any(map(alive, ranks)), 60)
+        finally:
+            for rank in filter(alive, ranks):
+                os.kill(rank, signal.SIGKILL)
+        said, _ = process.communicate()
+    saved = max(int(p.name[5:]) for p in (folder / "checkpoints").glob("step-*"))
+    assert saved == steps(folder) < 150
+    assert said.count("Stopped by SIGTERM after step") == 1, said[-2000:]
 
 
 @pytest.fixture
@@ -157,3 +184,46 @@ def test_a_mistyped_flag_is_explained_once(jobs):
     texts = jobs("--lerning_rate=1", code=2)
     assert "--lerning_rate" in texts[0]
     assert texts[1] == ""
+
+
+def test_groups_that_do_not_fit_are_explained_once(jobs):
+    texts = jobs("--hsdp", "--sharding_group_size=3", code=2)
+    assert (
+        sum("Groups by --sharding_group_size 3 do not make up all" in text for text in texts) == 1
+    )
+    assert "of which torchrun started 2: make --sharding_group_size times" in "".join(texts)
+
+
+ASKS_LATE = """
+import sys, time
+from llama_recipes.finetuning import main
+from llama_recipes.parallel.processes import ManyProcesses
+from llama_recipes.parallel.ranks import end, rank
+
+asks = ManyProcesses.is_first_to_say
+
+
+def late(world, text):
+    if rank() == 1:
+        time.sleep(3)  # rank 0, which keeps the store, is gone by then
+    return asks(world, text)
+
+
+ManyProcesses.is_first_to_say = late
+end(main(sys.argv[1:]))
+"""
+
+
+def test_a_rank_that_asks_a_store_that_is_gone_follows(inputs, tmp_path):
+    flags = [*flags_for(inputs, tmp_path / "result"), f"--model_name={tmp_path / 'nowhere'}"]
+    port = rendezvous().port  # free again at once
+    command, ranks = [sys.executable, "-c", ASKS_LATE, *flags], []
+    for rank in range(2):
+        variables = environment(rank, 2, port=port)
+        del variables["TORCHELASTIC_USE_AGENT_STORE"]
+        out = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
+        ranks.append(subprocess.Popen(command, env=variables, **out))
+    said = [rank.communicate(timeout=120)[0] for rank in ranks]
+    assert [rank.returncode for rank in ranks] == [2, 2], said
+    assert "nowhere" in said[0]
+    assert "Traceback" not in "".join(said)

@@ -30,7 +30,6 @@ def run(path: Path) -> None:
     rank = os.environ["RANK"]
     torch.set_num_threads(1)
     for number, job in enumerate(json.loads(path.read_text())):
-        os.environ["TORCHELASTIC_RESTART_COUNT"] = str(number)  # keys of its own in the store
         output = path.with_name(f"{number}-{rank}.log")
         if "signal" in job:
             in_micro_batch(job["signal"], lambda how=job["signal"]: send(how["name"]))

@@ -8,9 +8,10 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import IO
 
 import torch
 from safetensors.torch import load_file
@@ -41,10 +42,16 @@ def flags_for(inputs: Path, output: Path, *extra: str, epochs: int = 30) -> list
 @contextmanager
 def launched(*words: str) -> Iterator[subprocess.Popen[str]]:
     """torchrun with its two ranks; none of them is left behind."""
+    with torchrun([*TORCHRUN, *words], stdout=subprocess.PIPE) as process:
+        yield process
+
+
+@contextmanager
+def torchrun(command: Sequence[str], *, stdout: int | IO[str]) -> Iterator[subprocess.Popen[str]]:
+    """A torchrun that `command` starts; none of its ranks is left behind."""
     process = subprocess.Popen(
-        [*TORCHRUN, *words], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
-        start_new_session=True,
-    )  # fmt: skip
+        command, stdout=stdout, stderr=subprocess.STDOUT, text=True, start_new_session=True
+    )
     try:
         yield process
     finally:

@@ -23,6 +23,7 @@ def joined(config: RunConfig) -> Iterator[World]:
     """
     sharded = config.train_config.enable_fsdp
     _check(sharded=sharded)
+    ranks.end_with_launcher()
     device = choose_device(ranks.local_rank())
     if not sharded:
         yield OneProcess(device)
@@ -32,6 +33,7 @@ def joined(config: RunConfig) -> Iterator[World]:
     world = ManyProcesses(config.fsdp_config, device)
     try:
         with world.watched():
+            world.join()
             yield world
     except (FollowedError, ProcessLostError):
         raise

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import time
 import traceback
 from collections.abc import Callable, Iterator, Sequence
@@ -15,7 +16,6 @@ from typing import cast
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
-from torch.distributed.distributed_c10d import PrefixStore
 from torch.distributed.fsdp import FSDPModule
 from torch.distributed.rendezvous import rendezvous
 
@@ -24,47 +24,54 @@ from llama_recipes.errors import FollowedError, LlamaRecipesError, ProcessLostEr
 from llama_recipes.model.llama import Llama
 from llama_recipes.model.weights import TensorSource
 from llama_recipes.parallel import ranks
+from llama_recipes.parallel.meeting import meet, wait_for
 from llama_recipes.parallel.read_by_one import ReadByOne
 from llama_recipes.parallel.strategy import groups, make_mesh, shard
 from llama_recipes.parallel.world import World
 
-_FOREVER = timedelta(days=365)
 _PATIENCE_SECONDS = 3
 """How long those that lost a process wait for each other to say so."""
 
-_LOST = ("gloo", "Gloo", "NCCL", "Connection closed", "Connection reset", "timed out", "Timed out")
-"""What the errors say that a process gets when another is gone or does not answer."""
+_LOST = re.compile(r"\bgloo/|Gloo connectFullMesh")
+"""What gloo says, in plain RuntimeErrors, when another process is gone or does not answer: it
+begins with the place in its source."""
 
 
 class ManyProcesses:
     """`World` under torchrun.
 
-    Raises ConfigError where the settings do not fit the number of processes.
+    Raises ProcessLostError where the others do not come.
     """
 
     def __init__(self, config: FsdpConfig, device: torch.device) -> None:
         self.rank, self.size, self.device = ranks.rank(), ranks.world_size(), device
         self._config = config
-        self._groups = groups(
-            config, processes=self.size, processes_of_host=ranks.local_world_size()
-        )
-        backend = "gloo" if device.type == "cpu" else f"cpu:gloo,{device.type}:nccl"
         self._timeout = timedelta(seconds=config.timeout_seconds)
-        # torchrun may keep one store over its restarts: addresses of processes that are gone would
-        # be found in it.
         shared, _, _ = next(rendezvous("env://"))
-        self._store = PrefixStore(f"start {ranks.restarts()}", shared)
+        self._store = meet(
+            shared, rank=self.rank, size=self.size, seconds=self._timeout.total_seconds()
+        )
+        self._prepared = 0
+        self._group: dist.ProcessGroup | None = None  # all, over gloo for what is on a processor
+
+    def join(self) -> None:
+        """Become a part of it. Before, `is_first_to_say` and `leave` alone have a meaning.
+
+        Raises ConfigError where the settings do not fit the number of processes.
+        """
+        shares = groups(
+            self._config, processes=self.size, processes_of_host=ranks.local_world_size()
+        )
+        kind = self.device.type
         dist.init_process_group(
-            backend,
+            "gloo" if kind == "cpu" else f"cpu:gloo,{kind}:nccl",
             store=self._store,
             rank=self.rank,
             world_size=self.size,
             timeout=self._timeout,
-            device_id=None if device.type == "cpu" else device,
+            device_id=None if kind == "cpu" else self.device,
         )
-        self._mesh = make_mesh(device.type, self._groups)
-        self._prepared = 0
-        self._group: dist.ProcessGroup | None = None  # all, over gloo for what is on a processor
+        self._mesh = make_mesh(kind, shares)
 
     def shard(self, model: nn.Module, *, gathered_in: torch.dtype | None) -> None:
         shard(cast(Llama, model), self._mesh, self._config, param_dtype=gathered_in)
@@ -129,7 +136,7 @@ class ManyProcesses:
                 raise
             self._store.set(key, json.dumps(made))
             return made["made"]
-        self._store.wait([key], _FOREVER)
+        wait_for(lambda: self._store.check([key]))
         told = json.loads(self._store.get(key))
         if "failed" in told:
             raise FollowedError(told["failed"])
@@ -138,15 +145,18 @@ class ManyProcesses:
     def is_first_to_say(self, text: str) -> bool:
         """Whether no other process has said the same: what fails everywhere is said once."""
         key = blake2b(text.encode(), digest_size=16).hexdigest()
-        return bool(self._store.add(f"said/{key}", 1) == 1)
+        try:
+            return bool(self._store.add(f"said/{key}", 1) == 1)
+        except dist.DistError:  # gone with rank 0, which has said it, or with torchrun
+            return self.rank == 0
 
     @contextmanager
     def watched(self) -> Iterator[None]:
         """What fails because another process is gone or does not answer says which, and ends."""
         try:
             yield
-        except (dist.DistError, RuntimeError) as error:
-            if not any(word in str(error) for word in _LOST):
+        except RuntimeError as error:  # those of torch.distributed are, too
+            if not (isinstance(error, dist.DistError) or _LOST.search(str(error))):
                 raise
             traceback.print_exc()  # where it waited
             raise ProcessLostError(self._explain(error)) from error
@@ -167,8 +177,9 @@ class ManyProcesses:
             self._store.set(f"answers/{self.rank}", "yes")
             time.sleep(_PATIENCE_SECONDS)
             return [self._store.check([f"answers/{rank}"]) for rank in range(self.size)]
-        except RuntimeError:  # it was the process that kept the store
+        except dist.DistError:  # it was the process that kept the store
             return []
 
     def leave(self) -> None:
-        dist.destroy_process_group()
+        if dist.is_initialized():
+            dist.destroy_process_group()

@@ -8,8 +8,14 @@ from __future__ import annotations
 
 import atexit
 import os
+import signal
 import sys
+import threading
+import time
+from functools import cache
 from typing import NoReturn
+
+_STARTED_BY = os.getppid()
 
 
 def is_launched() -> bool:
@@ -42,11 +48,6 @@ def host() -> int:
     return int(os.environ.get("GROUP_RANK", "0"))
 
 
-def restarts() -> int:
-    """How often torchrun has started all processes again."""
-    return int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0"))
-
-
 def end(code: int) -> NoReturn:
     """End this process with `code`.
 
@@ -59,6 +60,24 @@ def end(code: int) -> NoReturn:
         sys.stderr.flush()
         os._exit(code)
     sys.exit(code)
+
+
+@cache  # one thread, however many runs
+def end_with_launcher() -> None:
+    """Get SIGTERM once torchrun is gone.
+
+    Killed, torchrun stops nobody: its processes would train on, beside those of the next start.
+    Linux's own signal at a parent's death comes again for every thread that the parent had: a
+    second one, which would end this process before it has saved.
+    """
+    if "TORCHELASTIC_RUN_ID" in os.environ:
+        threading.Thread(target=_end_without, args=(_STARTED_BY,), daemon=True).start()
+
+
+def _end_without(parent: int) -> None:
+    while os.getppid() == parent:
+        time.sleep(1)
+    os.kill(os.getpid(), signal.SIGTERM)
 
 
 def share_processor() -> None:

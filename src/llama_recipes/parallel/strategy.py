@@ -46,10 +46,15 @@ def groups(config: FsdpConfig, *, processes: int, processes_of_host: int) -> Gro
     sharing = sharing or processes // copies
     copies = copies or processes // sharing
     if copies * sharing != processes:
+        given = (
+            ("--sharding_group_size", config.sharding_group_size),
+            ("--replica_group_size", config.replica_group_size),
+        )
+        by = " and ".join(f"{flag} {size}" for flag, size in given if size)
         raise ConfigError(
-            f"{copies} copies of the model with {sharing} processes each are {copies * sharing}"
-            f" processes, but torchrun started {processes}: make --sharding_group_size times"
-            " --replica_group_size that number, or give one of them."
+            f"Groups by {by or f'host, of {sharing} here,'} do not make up all processes, of which"
+            f" torchrun started {processes}: make --sharding_group_size times --replica_group_size"
+            " that number, or give one of them, which divides it."
         )
     return Groups(copies, sharing)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import socket
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -46,15 +47,42 @@ class Interruption:
             return
         before = {number: signal.signal(number, self._note) for number in SIGNALS}
         try:
-            yield
+            with _ended_by_a_second():
+                yield
         finally:
             for number, handler in before.items():
                 signal.signal(number, handler)
 
     def _note(self, number: int, frame: FrameType | None) -> None:
-        if self.number:
-            signal.signal(number, signal.SIG_DFL)
-            os.kill(os.getpid(), number)
         self.number = number
         if self.at_once:
             raise StopRequested(signal.Signals(number).name)
+
+
+@contextmanager
+def _ended_by_a_second() -> Iterator[None]:
+    """End the process at a second signal, whatever it does.
+
+    A thread does it: Python calls handlers on the main thread, once that is back from C++, which it
+    never is from waiting for a process that does not come. What it is woken by is written in C.
+    """
+    heard, told = socket.socketpair()
+    told.setblocking(False)
+    before = signal.set_wakeup_fd(told.fileno())
+    thread = threading.Thread(target=_count, args=(heard,), daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        signal.set_wakeup_fd(before)
+        told.close()  # which ends the thread
+        thread.join()
+        heard.close()
+
+
+def _count(heard: socket.socket) -> None:
+    came = 0
+    while number := heard.recv(1):
+        came += number[0] in SIGNALS
+        if came == 2:
+            os._exit(128 + number[0])  # as a shell calls a process that a signal ended
