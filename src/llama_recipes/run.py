@@ -17,7 +17,7 @@ from llama_recipes.checkpoint.store import publish
 from llama_recipes.configs.document import to_yaml
 from llama_recipes.configs.needs import warnings
 from llama_recipes.configs.run import RunConfig
-from llama_recipes.data.tokenizer import load_tokenizer
+from llama_recipes.data.tokenizer import NAME_ANOTHER, load_tokenizer
 from llama_recipes.errors import Interrupted, writing
 from llama_recipes.model.fingerprint import weights_fingerprint
 from llama_recipes.model.source import open_model
@@ -88,7 +88,7 @@ def _finetune(config: RunConfig, screen: Screen, interruption: Interruption) -> 
     source = open_model(config.train_config.model_name)
     base = weights_fingerprint(source.tensors)
     check_adapter_base(config, source.tensors)
-    tokenizer = load_tokenizer(tokenizer_path(config.train_config, source))
+    tokenizer = load_tokenizer(tokenizer_path(config.train_config, source), or_else=NAME_ANOTHER)
     known_tokens = source.config.vocab_size
     source = with_tokens_of(tokenizer, source, config.train_config, screen)
     extended = source.config.vocab_size > known_tokens
