@@ -44,6 +44,7 @@ from llama_recipes.resolve import (
     check_adapter_base,
     check_adapter_weights,
     resolve,
+    with_bits_of_adapter,
     with_tokens_of,
 )
 from llama_recipes.training.allocator import give_back
@@ -88,6 +89,7 @@ def _finetune(config: RunConfig, screen: Screen, interruption: Interruption) -> 
     source = open_model(config.train_config.model_name)
     base = weights_fingerprint(source.tensors)
     check_adapter_base(config, source.tensors)
+    config = with_bits_of_adapter(config, screen)
     tokenizer = load_tokenizer(tokenizer_path(config.train_config, source), or_else=NAME_ANOTHER)
     known_tokens = source.config.vocab_size
     source = with_tokens_of(tokenizer, source, config.train_config, screen)
@@ -99,7 +101,9 @@ def _finetune(config: RunConfig, screen: Screen, interruption: Interruption) -> 
         preflight.say_what_offloading_does(config, device, screen)
     dtype = preflight.compute_dtype(device, train, screen)
     preflight.use_kernels(world, dtype, required=train.use_fast_kernels, screen=screen)
+    how = quantization(config)
     model, adapter_names = shape_model(source.config, config, adapter, dtype)
+    announce.base(model, how, screen)
     check_weights(model, source.tensors, skip=adapter_names)
     check_adapter_weights(config, model, adapter)
 
@@ -148,7 +152,7 @@ def _finetune(config: RunConfig, screen: Screen, interruption: Interruption) -> 
         preflight.check_memory(model, loader, device)
 
     selection = Selection(
-        result_writer(train, folder, model, tokenizer, source, adapter, base, world),
+        result_writer(train, folder, model, tokenizer, source, adapter, base, how, world),
         patience=train.early_stopping_patience,
     )
     schedule = make_schedule(train, loader, screen)
@@ -156,7 +160,6 @@ def _finetune(config: RunConfig, screen: Screen, interruption: Interruption) -> 
     preflight.keep_frozen_outputs(config, model, loaders, schedule.total_steps, screen)
     if train.use_fast_kernels and device.type != "cpu":
         screen.line(speed_up(model, steps=schedule.total_steps))
-    how = quantization(config)
     facts: dict[str, Any] = {
         "prompt_format": splits.format,
         "quantization": how and asdict(how),
