@@ -28,6 +28,7 @@ from llama_recipes.model.weights import TensorSource
 from llama_recipes.monitoring import announce
 from llama_recipes.monitoring.screen import Screen
 from llama_recipes.parallel.world import World
+from llama_recipes.quantization.kept import Kept
 from llama_recipes.quantization.select import Quantization, quantize
 from llama_recipes.training.precision import set_precision
 from llama_recipes.training.schedule import Schedule
@@ -164,6 +165,7 @@ def result_writer(
     source: ModelSource,
     adapter: AdapterConfig | None,
     base: str,
+    how: Quantization | None,
     world: World,
 ) -> ResultWriter | None:
     if folder is None or not train.save_model:
@@ -175,6 +177,7 @@ def result_writer(
         adapter=adapter,
         base_model=source.name,
         base_fingerprint=base,
+        kept=Kept(how),
         generation_config=source.generation_config,
         world=world,
     )

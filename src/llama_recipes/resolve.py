@@ -11,16 +11,19 @@ from llama_recipes.adapters.peft_format import check_adapter, check_base, read_h
 from llama_recipes.adapters.select import adapter_config, adapter_section
 from llama_recipes.configs.peft import AdapterConfig, LlamaAdapterConfig, LoraConfig
 from llama_recipes.configs.run import RunConfig
-from llama_recipes.configs.section import Section, is_given
+from llama_recipes.configs.section import Section, flag_of, is_given
 from llama_recipes.configs.training import TrainConfig
 from llama_recipes.data.tokenizer import Tokenizer
 from llama_recipes.errors import CheckpointError, ConfigError
+from llama_recipes.inference.record import kept_under, untold
 from llama_recipes.model.config import LlamaConfig
 from llama_recipes.model.llama import Llama
 from llama_recipes.model.source import ModelSource
 from llama_recipes.model.vocabulary import with_vocabulary
 from llama_recipes.model.weights import TensorSource
 from llama_recipes.monitoring.screen import Screen
+from llama_recipes.parts import quantization
+from llama_recipes.quantization.kept import Kept
 
 
 def check_adapter_base(config: RunConfig, base: TensorSource) -> None:
@@ -30,6 +33,35 @@ def check_adapter_base(config: RunConfig, base: TensorSource) -> None:
         folder = Path(train.from_peft_checkpoint).expanduser()
         read_raw(folder)
         check_base(folder, base, name=train.model_name)
+
+
+def with_bits_of_adapter(config: RunConfig, screen: Screen) -> RunConfig:
+    """The base kept as when the adapter to go on with was trained, which made up for its rounding.
+
+    Raises ConfigError where another way was asked for, CheckpointError where nobody could tell.
+    """
+    train = config.train_config
+    if not is_given(train.from_peft_checkpoint):
+        return config
+    folder = Path(train.from_peft_checkpoint).expanduser()
+    told, asked = kept_under(folder), Kept(quantization(config))
+    if told is None:
+        if not config.was_set("train_config.quantization"):
+            screen.line(untold(folder))
+        return config
+    for key, value in told.settings.items():
+        given = "8bit" if config.value(key) is True else config.value(key)
+        if config.was_set(key) and given != value:
+            raise ConfigError(
+                f"{flag_of(key)} is {config.value(key)}, but the adapter in {folder} was trained on"
+                f" a base kept {told.words}, and what it has learnt is right for that alone. Leave"
+                f" the flag out, give {told.flags}, or start a new adapter."
+            )
+        section, name = key.split(".")
+        config = _with(config, section, **{name: value})
+    if asked != told:
+        screen.line(f"The base is kept {told.words}, as when the adapter in {folder} was trained.")
+    return config
 
 
 def check_adapter_weights(config: RunConfig, model: Llama, adapter: AdapterConfig | None) -> None:

@@ -20,7 +20,7 @@ from llama_recipes.configs.document import to_yaml
 from llama_recipes.configs.needs import warnings
 from llama_recipes.configs.run import RunConfig
 from llama_recipes.data.places import places_of_documents
-from llama_recipes.data.tokenizer import load_tokenizer
+from llama_recipes.data.tokenizer import NAME_ANOTHER, load_tokenizer
 from llama_recipes.errors import Interrupted, writing
 from llama_recipes.holding import Hold
 from llama_recipes.model.fingerprint import weights_fingerprint
@@ -49,6 +49,7 @@ from llama_recipes.resolve import (
     check_adapter_base,
     check_adapter_weights,
     resolve,
+    with_bits_of_adapter,
     with_tokens_of,
 )
 from llama_recipes.training.allocator import give_back
@@ -97,7 +98,8 @@ def _finetune(
     source = open_model(config.train_config.model_name)
     base = weights_fingerprint(source.tensors)
     check_adapter_base(config, source.tensors)
-    tokenizer = load_tokenizer(tokenizer_path(config.train_config, source))
+    config = with_bits_of_adapter(config, screen)
+    tokenizer = load_tokenizer(tokenizer_path(config.train_config, source), or_else=NAME_ANOTHER)
     known_tokens = source.config.vocab_size
     source = with_tokens_of(tokenizer, source, config.train_config, screen)
     extended = source.config.vocab_size > known_tokens
@@ -108,7 +110,9 @@ def _finetune(
         preflight.say_what_offloading_does(config, device, screen)
     dtype = preflight.compute_dtype(device, train, screen)
     preflight.use_kernels(world, dtype, required=train.use_fast_kernels, screen=screen)
+    how = quantization(config)
     model, adapter_names = shape_model(source.config, config, adapter, dtype)
+    announce.base(model, how, screen)
     check_weights(model, source.tensors, skip=adapter_names)
     check_adapter_weights(config, model, adapter)
 
@@ -160,7 +164,7 @@ def _finetune(
         preflight.check_memory(model, loader, device)
 
     selection = Selection(
-        result_writer(train, folder, model, tokenizer, source, adapter, base, world),
+        result_writer(train, folder, model, tokenizer, source, adapter, base, how, world),
         patience=train.early_stopping_patience,
     )
     schedule = make_schedule(train, loader, screen)
@@ -168,7 +172,6 @@ def _finetune(
     preflight.keep_frozen_outputs(config, model, loaders, schedule.total_steps, screen)
     if train.use_fast_kernels and device.type != "cpu":
         screen.line(speed_up(model, steps=schedule.total_steps))
-    how = quantization(config)
     facts: dict[str, Any] = {
         "prompt_format": splits.format,
         "quantization": how and asdict(how),

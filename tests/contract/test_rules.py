@@ -244,6 +244,16 @@ def test_settings_with_one_reason_share_one_warning() -> None:
     ]
 
 
+def test_bf16_moments_of_bf16_weights_are_advised_to_sum_as_kahan_does() -> None:
+    """tests/unit/test_anyprecision.py measures what is said."""
+    both = ["--optimizer=anyprecision", "--pure_bf16"]
+    (caution,) = warnings(configured(*both))
+    assert "follows training in fp32 no better than AdamW in bf16 does" in caution
+    assert "Give --fsdp_config.use_kahan_summation too" in caution
+    assert warnings(configured(*both, "--use_kahan_summation")) == []
+    assert warnings(configured(both[0])) == warnings(configured(both[1])) == []
+
+
 def test_a_default_given_by_a_flag_is_given() -> None:
     assert len(warnings(configured("--lora_config.r=8"))) == 1
 

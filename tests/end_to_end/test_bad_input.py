@@ -8,8 +8,10 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
+from llama_recipes.cli.main import main as llama_recipes
 from llama_recipes.finetuning import main
 from support.tiny_folder import byte_tokenizer, jsonl, sums, tiny_folder
 
@@ -129,6 +131,27 @@ def test_an_adapter_that_does_not_fit(said, tmp_path, data, capsys):
     message = said(f"--from_peft_checkpoint={tmp_path / 'adapter'}", code=4)
     assert "does not fit this model:\n  extra: base_model.model.model.layers.2" in message
     assert "Give the base model that the adapter was made for." in message
+
+
+def test_an_adapter_with_a_lost_tensor_on_its_own_base(said, model, tmp_path, data, capsys):
+    """The base is known to be right, by its fingerprint: it is the file that is not."""
+    adapter = tmp_path / "adapter"
+    flags = [f"--model_name={model}", "--use_peft", "--dataset=file_dataset", "--num_epochs=1"]
+    assert main([*flags, f"--train_file={data}", f"--output_dir={adapter}"]) == 0
+    weights = adapter / "adapter_model.safetensors"
+    with safe_open(weights, "pt") as file:
+        told = file.metadata()
+    tensors = load_file(weights)
+    lost = next(iter(tensors))
+    save_file({key: t for key, t in tensors.items() if key != lost}, weights, metadata=told)
+    capsys.readouterr()
+    message = said(f"--from_peft_checkpoint={adapter}", code=4)
+    assert f"does not fit this model:\n  missing: {lost}\n" in message
+    assert "The base model is the one that it was trained on" in message
+    assert "copy them again from where they were saved, or save the adapter again." in message
+    assert "Give the base model" not in message
+    assert llama_recipes(["merge", str(adapter), f"--output_dir={tmp_path / 'merged'}"]) == 4
+    assert "save the adapter again." in capsys.readouterr().err
 
 
 # Settings: 2

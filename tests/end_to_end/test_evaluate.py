@@ -26,6 +26,7 @@ from llama_recipes.configs.run import RunConfig
 from llama_recipes.errors import DataError
 from llama_recipes.export.hf import save_adapter
 from llama_recipes.finetuning import main as finetune
+from llama_recipes.quantization.kept import Kept
 from support.adapted import lora
 from support.tiny_folder import VOCABULARY, byte_tokenizer, jsonl, sums, tiny_folder
 
@@ -282,6 +283,53 @@ def test_without_flags_the_data_is_that_of_the_run(folder, evaluate, tmp_path, c
     assert {sample["prompt"] for sample in named["samples"]} != held_out
 
 
+def test_a_model_that_was_trained_whole_is_compared_with_what_it_was_made_from(
+    folder, evaluate, tmp_path
+):
+    result, train = tmp_path / "result", jsonl(tmp_path / "train.jsonl", sums(12))
+    flags = [f"--model_name={folder / 'model'}", f"--output_dir={result}", "--num_epochs=1"]
+    flags += ["--dataset=file_dataset", f"--train_file={train}", "--validation_fraction=0.25"]
+    assert finetune(flags) == 0
+    found, _ = evaluate(result, "--compare_with=base", "--no_generate")
+    base, tuned = found["models"]
+    assert (base["name"], tuned["name"]) == (str(folder / "model"), str(result))
+    assert base["loss"] != tuned["loss"]
+    alone, _ = evaluate(folder / "model", f"--config={result / 'config.yaml'}", "--no_generate")
+    assert alone["models"][0]["loss"] == base["loss"]
+
+
+def test_documents_that_may_have_been_trained_on_are_warned_of(folder, evaluate, tmp_path):
+    run = tmp_path / "run"
+    shutil.copytree(folder / "adapter", run)
+    train = jsonl(tmp_path / "train.jsonl", sums(20))
+    run_file = run / "config.yaml"
+    run_file.write_text(
+        "train_config: {dataset: file_dataset}\n"
+        f"file_dataset: {{train_file: {train}, validation_fraction: 0.25}}\n"
+    )
+
+    def warned(*flags: str) -> str:
+        _, shown = evaluate(run, *flags, "--no_generate")
+        return " ".join(shown.split()) if "Other documents are measured" in shown else ""
+
+    assert "--file_dataset.validation_fraction is 0.5 instead of 0.25. Leave such flags out" in (
+        warned("--validation_fraction=0.5")
+    )
+    assert f"those that the run in {run_file} held out, and {run} may" in warned("--seed=7")
+    assert "--seed is 7 instead of 42." in warned("--seed=7", f"--config={run_file}")
+    assert "--truncation is drop instead of end" in warned("--truncation=drop")
+    other = jsonl(tmp_path / "other.jsonl", sums(9))
+    assert f"--file_dataset.train_file is {other}" in warned(f"--train_file={other}")
+    assert not warned()
+    assert not warned("--validation_fraction=0.1")  # a part of what was held out
+    assert not warned("--split=train", "--seed=7")
+    assert not warned("--context_length=32")
+    apart = ("--validation_fraction=0", f"--validation_file={folder / 'rows.jsonl'}")
+    assert not warned(*apart, "--seed=7")
+    run_file.write_text(run_file.read_text().replace("0.25", "0"))
+    assert "is 0.1 instead of 0" in warned("--validation_fraction=0.1")  # all was trained
+
+
 def test_a_run_that_left_validation_out_held_nothing_back(folder, evaluate, tmp_path):
     train = jsonl(tmp_path / "train.jsonl", sums(10))
     config = tmp_path / "run.yaml"
@@ -422,7 +470,7 @@ def test_a_disk_that_is_full_at_the_end_leaves_the_figures_on_the_screen(
 def test_models_that_do_not_go_together(folder, on_rows, evaluate, tmp_path):
     _, said = evaluate(folder / "model", *on_rows, "--compare_with=base", code=2)
     assert "--compare_with is base, but" in said
-    assert "is no adapter, so that it does not say which model it was made from" in said
+    assert "is no adapter, and there is no config.yaml of a run beside it" in said
     _, said = evaluate(folder / "model", *on_rows, "--base_model=x", code=2)
     assert "is no adapter: it holds no adapter_config.json" in said
 
@@ -493,10 +541,8 @@ def test_a_split_that_is_not_there_is_said(tmp_path):
 
 def test_what_overflows_is_null_in_json():
     figures = {"title": "a", "name": "b", "supervised_tokens": 1, "documents": 1, "scores": {}}
-    models = [
-        measuring.Measured(loss=loss, answers=[], unfinished=0, short_of_room=0, **figures)
-        for loss in (1e5, math.nan)
-    ]
+    figures |= {"answers": [], "unfinished": 0, "short_of_room": 0, "kept": Kept(None)}
+    models = [measuring.Measured(loss=loss, **figures) for loss in (1e5, math.nan)]
     content = evaluation_table.as_json(
         models, measuring.Questions([]), RunConfig(), EvaluateFlags()
     )

@@ -249,6 +249,15 @@ def test_what_cannot_be_merged(said, base, tmp_path):
     assert not target.exists()
 
 
+def test_a_tokenizer_that_is_missing_names_no_flag_of_training(said, base, tmp_path):
+    bare = copied(base, tmp_path / "bare")
+    for path in bare.glob("tokenizer*"):
+        path.unlink()
+    err = said("export", bare, "--output", tmp_path / "new", code=4)
+    assert "Fetch the tokenizer's files from where the model comes from." in err
+    assert "--tokenizer_name" not in err
+
+
 def test_numbers_beyond_fp16(said, base, tmp_path):
     large = save_trained_adapter(tmp_path / "large", base, LoraConfig(r=1, lora_alpha=2**30))
     err = said("merge", large, "--output_dir", tmp_path / "merged", "--dtype", "F16", code=4)

@@ -10,6 +10,7 @@ from pathlib import Path
 import peft
 import pytest
 import torch
+from peft.utils import load_peft_weights
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
@@ -22,7 +23,9 @@ from llama_recipes.configs.run import RunConfig
 from llama_recipes.configs.training import TrainConfig
 from llama_recipes.errors import CheckpointError, ConfigError
 from llama_recipes.export.hf import save_adapter
+from llama_recipes.quantization.kept import Kept
 from support.adapted import lora, saved
+from support.quantised import KINDS
 from support.tiny import tiny_llama
 
 DEFAULTS = LoraConfig()
@@ -138,8 +141,39 @@ def test_a_folder_without_an_adapter_a_damaged_file_and_a_pickle(tmp_path):
 
 
 def test_a_target_that_a_llama_does_not_have_is_named():
-    with pytest.raises(ConfigError, match=r"names c_attn, proj, which .* Choose from q_proj"):
-        add_lora(tiny_llama(), LoraConfig(target_modules=["q_proj", "c_attn", "proj"]))
+    with pytest.raises(ConfigError, match=r"^--lora_config.target_modules names c_attn, q_pro, .*"):
+        add_lora(tiny_llama(), LoraConfig(target_modules=["q_proj", "c_attn", "q_pro"]))
+    with pytest.raises(ConfigError, match=r"have\. Did you mean q_proj\? Choose from q_proj, "):
+        add_lora(tiny_llama(), LoraConfig(target_modules=["qproj"]))
+    with pytest.raises(ConfigError, match=r"^--lora_config.modules_to_save names .* mean lm_head"):
+        add_lora(tiny_llama(), LoraConfig(modules_to_save=["lm_heads"]))
+
+
+def test_a_target_in_an_adapter_s_own_file_is_no_matter_of_flags(tmp_path):
+    saved(lora(DEFAULTS), tmp_path, DEFAULTS)
+    path = tmp_path / "adapter_config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"target_modules": ["c_attn"]}))
+    with pytest.raises(CheckpointError, match="has updates for c_attn; those of q_proj, ") as error:
+        read_adapter_config(tmp_path)
+    assert "--" not in str(error.value)
+
+
+@pytest.mark.parametrize("kind", [None, *KINDS])
+def test_how_the_base_was_kept_stands_in_the_file(kind, tmp_path):
+    kept = Kept(KINDS[kind] if kind else None)
+    save_adapter(lora(DEFAULTS), tmp_path, config=DEFAULTS, base_model="", kept=kept)
+    assert read_header(tmp_path).kept == kept
+    saved(lora(DEFAULTS), tmp_path, DEFAULTS)
+    assert read_header(tmp_path).kept is None
+
+
+@pytest.mark.parametrize("text", ["[]", "{", '{"bits": 3, "quant_type": "nf4"}'])
+def test_a_record_that_nobody_knows_is_refused(text, tmp_path):
+    saved(lora(DEFAULTS), tmp_path, DEFAULTS)
+    path = tmp_path / "adapter_model.safetensors"
+    save_file(load_file(path), path, metadata={"format": "pt", "base_quantization": text})
+    with pytest.raises(CheckpointError, match="no quantisation that is known here"):
+        read_header(tmp_path)
 
 
 def test_a_target_may_be_one_layer_alone():
@@ -171,10 +205,22 @@ def test_one_adapter_is_one_file(tmp_path):
     contents = set()
     for number in range(8):
         folder = tmp_path / f"{number}"
-        save_adapter(model, folder, config=DEFAULTS, base_model="", base_fingerprint="0123abcd")
+        save_adapter(
+            model,
+            folder,
+            config=DEFAULTS,
+            base_model="",
+            base_fingerprint="0123abcd",
+            kept=Kept(KINDS["fp4, double"]),
+        )
         contents.add((folder / "adapter_model.safetensors").read_bytes())
     assert len(contents) == 1
     with safe_open(folder / "adapter_model.safetensors", "pt") as file:
-        assert file.metadata() == {"format": "pt", "base_fingerprint": "0123abcd"}
+        assert file.metadata() == {
+            "format": "pt",
+            "base_fingerprint": "0123abcd",
+            "base_quantization": '{"bits": 4, "quant_type": "fp4", "use_double_quant": true}',
+        }
     assert read_header(folder).base == "0123abcd"
+    assert load_peft_weights(str(folder)).keys() == read_header(folder).shapes.keys()
     load_adapter_weights(lora(DEFAULTS, trained=False), DEFAULTS, folder)

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from llama_recipes.adapters.modules import modules_of
 from llama_recipes.configs.peft import LoraConfig
+from llama_recipes.configs.settings import did_you_mean
 from llama_recipes.errors import ConfigError
 from llama_recipes.kernels import library
 from llama_recipes.kernels.layers import add_low_rank
@@ -67,7 +68,8 @@ def add_lora(model: Llama, config: LoraConfig) -> None:
     unknown = [target for target in targets if not any(_fits(name, target) for name in layers)]
     if unknown:
         raise ConfigError(
-            f"lora_config.target_modules names {', '.join(unknown)}, which a Llama does not have."
+            f"--lora_config.target_modules names {', '.join(unknown)}, which a Llama does not have."
+            f"{did_you_mean(unknown[0], LINEAR_NAMES)}"
             f" Choose from {', '.join(LINEAR_NAMES)}, or all-linear."
         )
     model.requires_grad_(False)
@@ -115,8 +117,9 @@ def whole_weights(model: Llama, names: Sequence[str]) -> Iterator[tuple[str, nn.
     unknown = [name for name in names if name not in VOCABULARY_NAMES]
     if unknown:
         raise ConfigError(
-            f"lora_config.modules_to_save names {', '.join(unknown)}, which cannot be trained"
-            f" whole beside an adapter. Choose from {', '.join(VOCABULARY_NAMES)}."
+            f"--lora_config.modules_to_save names {', '.join(unknown)}, which cannot be trained"
+            f" whole beside an adapter.{did_you_mean(unknown[0], VOCABULARY_NAMES)}"
+            f" Choose from {', '.join(VOCABULARY_NAMES)}."
         )
     tied = model.config.tie_word_embeddings
     if "embed_tokens" in names or (tied and names):

@@ -9,7 +9,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from llama_recipes.adapters.lora import VOCABULARY_NAMES
+from llama_recipes.adapters.lora import LINEAR_NAMES, VOCABULARY_NAMES
 from llama_recipes.configs.peft import (
     AdapterConfig,
     LlamaAdapterConfig,
@@ -146,10 +146,26 @@ def read_adapter_config(folder: Path) -> AdapterConfig:
     if whole:
         taken["modules_to_save"] = whole
     try:
-        return model.model_validate(_PEFT_DEFAULTS.get(kind, {}) | taken)
+        config = model.model_validate(_PEFT_DEFAULTS.get(kind, {}) | taken)
     except ValidationError as error:
         wrong = (f"{'.'.join(map(str, e['loc']))} is {e['input']!r}" for e in error.errors())
         raise CheckpointError(
             f"{folder / CONFIG_FILE} is not that of an adapter of its kind, {kind}:"
             f" {', '.join(wrong)}."
         ) from None
+    _refuse_other_layers(config, folder)
+    return config
+
+
+def _refuse_other_layers(config: AdapterConfig, folder: Path) -> None:
+    """Raises CheckpointError for a target that is no linear layer of a Llama's decoder layers."""
+    targets = config.target_modules if isinstance(config, LoraConfig) else "all-linear"
+    if targets == "all-linear":
+        return
+    unknown = [name for name in targets if name.rpartition(".")[2] not in LINEAR_NAMES]
+    if unknown:
+        raise CheckpointError(
+            f"The adapter in {folder} has updates for {', '.join(unknown)}; those of"
+            f" {', '.join(LINEAR_NAMES)} can be read. Give an adapter of a Llama, or merge this one"
+            " with peft."
+        )

@@ -28,12 +28,13 @@ from llama_recipes.model.fingerprint import weights_fingerprint
 from llama_recipes.model.llama import Llama
 from llama_recipes.model.safetensors_folder import save_tensors
 from llama_recipes.model.weights import EMBEDDING, HEAD, OwnRows, TensorSource, all_rows, copy_rows
+from llama_recipes.quantization.kept import Kept
 
 WEIGHTS_FILE = "adapter_model.safetensors"
 _PREFIX = "base_model.model."
 _PROMPTS = "prompt_embeddings"
 _PLACES = {"embed_tokens": EMBEDDING, "lm_head": HEAD}
-_BASE = "base_fingerprint"
+_BASE, _KEPT = "base_fingerprint", "base_quantization"
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,11 +42,12 @@ class AdapterHeader:
     """What adapter_model.safetensors says before any weight is read.
 
     shapes: of every tensor, by its key. base: the `weights_fingerprint` of the model it was made
-    for, where the file was written here.
+    for, and kept: how that was kept meanwhile, where the file was written here.
     """
 
     shapes: dict[str, tuple[int, ...]]
     base: str | None
+    kept: Kept | None
 
     @property
     def vocab_size(self) -> int:
@@ -68,7 +70,8 @@ def read_header(folder: Path) -> AdapterHeader:
     try:
         with safe_open(path, framework="pt") as file:
             shapes = {key: tuple(file.get_slice(key).get_shape()) for key in file.keys()}  # noqa: SIM118
-            return AdapterHeader(shapes, (file.metadata() or {}).get(_BASE))
+            told = file.metadata() or {}
+            return AdapterHeader(shapes, told.get(_BASE), Kept.read(told.get(_KEPT)))
     except (SafetensorError, OSError) as error:
         raise _unreadable(path, error) from None
 
@@ -86,9 +89,17 @@ def check_base(folder: Path, base: TensorSource, *, name: str) -> None:
         )
 
 
-def write_adapter(tensors: Mapping[str, Tensor], path: Path, *, base: str | None) -> None:
-    """Write what `adapter_tensors` gives. base: `weights_fingerprint` of the model under it."""
+def write_adapter(
+    tensors: Mapping[str, Tensor], path: Path, *, base: str | None, kept: Kept | None
+) -> None:
+    """Write what `adapter_tensors` gives.
+
+    base: `weights_fingerprint` of the model under it. kept: how that model was kept, without which
+    nobody could put the adapter on the weights that it was trained on.
+    """
     metadata = {"format": "pt"} | ({_BASE: base} if base else {})
+    if kept is not None:
+        metadata[_KEPT] = kept.text
     save_tensors(tensors, path, metadata)
     _sort_metadata(path)
 
@@ -186,7 +197,8 @@ def check_adapter(model: Llama, config: AdapterConfig, folder: Path) -> None:
     if prefixes:
         tokens, *rest = prefixes[0].prefix.shape
         shapes[_PROMPTS] = (tokens, len(prefixes) * torch.Size(rest).numel())
-    _check(read_header(folder).shapes, shapes, folder)
+    header = read_header(folder)
+    _check(header.shapes, shapes, folder, remedy=_INCOMPLETE if header.base else _ANOTHER_BASE)
 
 
 def _refuse_untied(
@@ -226,8 +238,21 @@ def _weights_file(folder: Path) -> Path:
     return path
 
 
+_ANOTHER_BASE = "Give the base model that the adapter was made for."
+_INCOMPLETE = (
+    "The base model is the one that it was trained on, so that the adapter's own files are"
+    " incomplete or do not belong together: copy them again from where they were saved, or save"
+    " the adapter again."
+)
+"""For an adapter that tells its base, which `check_base` compares before."""
+
+
 def _check(
-    stored: dict[str, tuple[int, ...]], shapes: dict[str, tuple[int, ...]], folder: Path
+    stored: dict[str, tuple[int, ...]],
+    shapes: dict[str, tuple[int, ...]],
+    folder: Path,
+    *,
+    remedy: str,
 ) -> None:
     problems = [f"missing: {key}" for key in sorted(shapes.keys() - stored.keys())]
     problems += [f"extra: {key}" for key in sorted(stored.keys() - shapes.keys())]
@@ -241,5 +266,5 @@ def _check(
         raise CheckpointError(
             f"The adapter in {folder} does not fit this model:\n  "
             + "\n  ".join(shown)
-            + "\nGive the base model that the adapter was made for."
+            + f"\n{remedy}"
         )

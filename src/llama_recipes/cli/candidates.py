@@ -6,11 +6,15 @@ from dataclasses import dataclass
 
 import torch
 
+from llama_recipes.cli.data_flags import run_file_of
+from llama_recipes.configs.flags import read
+from llama_recipes.configs.section import is_given
 from llama_recipes.errors import CheckpointError, ConfigError
 from llama_recipes.inference.load import Found, Loaded, check, find, load
+from llama_recipes.quantization.kept import Kept
 
 BASE = "base"
-"""What --compare_with calls the model under an adapter."""
+"""What --compare_with calls the model that the other was trained from."""
 _TUNED = "tuned"
 
 
@@ -38,23 +42,22 @@ class Candidate:
         return load(self.found, device=device, dtype=dtype)
 
 
-def candidates(name: str, *, base: str | None, compare_with: str) -> list[Candidate]:
+def candidates(
+    name: str, *, base: str | None, compare_with: str, kept: Kept | None
+) -> list[Candidate]:
     """The model, and the one that it is compared with: a base before its adapter, others after it.
 
-    Raises ConfigError and CheckpointError, also where the two see other tokens.
+    kept: how bases are kept, where an adapter does not tell; None: as they are. Raises ConfigError
+    and CheckpointError, also where the two see other tokens.
     """
-    found = find(name, base=base)
+    found = find(name, base=base, kept=kept)
     if not compare_with:
         return [Candidate(name, found)]
     if compare_with == BASE:
-        if found.adapter is None:
-            raise ConfigError(
-                f"--compare_with is base, but {name} is no adapter, so that it does not say which"
-                " model it was made from. Name that model with --compare_with."
-            )
-        pair = [Candidate(BASE, find(found.source.name)), Candidate(_TUNED, found)]
+        under = found.source.name if found.adapter else _trained_from(name)
+        pair = [Candidate(BASE, find(under, kept=kept)), Candidate(_TUNED, found)]
     else:
-        pair = [Candidate(name, found), Candidate(compare_with, find(compare_with))]
+        pair = [Candidate(name, found), Candidate(compare_with, find(compare_with, kept=kept))]
     if len({candidate.found.tokenizer.fingerprint for candidate in pair}) > 1:
         raise CheckpointError(
             f"{pair[0].name} and {pair[1].name} have different tokenizers: they would see other"
@@ -63,3 +66,17 @@ def candidates(name: str, *, base: str | None, compare_with: str) -> list[Candid
     for candidate in pair:
         check(candidate.found)  # now, and not once the first has been measured
     return pair
+
+
+def _trained_from(name: str) -> str:
+    """The model that a run which trained all weights began with, as its settings tell."""
+    run_file = run_file_of(name)
+    words = [f"--config={run_file}"] if run_file else []
+    model = read(words, prog="").config.train_config.model_name
+    if not is_given(model):
+        raise ConfigError(
+            f"--compare_with is base, but {name} is no adapter, and there is no config.yaml of a"
+            " run beside it that would say which model it was made from. Name that model with"
+            " --compare_with."
+        )
+    return model

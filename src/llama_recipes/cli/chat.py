@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Literal
 
 from pydantic import Field
 
+from llama_recipes.cli.base_bits import BitsOfAny, DoubleQuant, QuantType, bits_problems, kept_as
 from llama_recipes.cli.flags import no_model_named, read_flags
 from llama_recipes.configs.section import Section
 from llama_recipes.data.example import Format
@@ -38,6 +39,9 @@ class ChatFlags(Section):
     base_model: str = Field(
         default="", description="The model under an adapter, where it is not the one it names"
     )
+    quantization: BitsOfAny = None
+    quant_type: QuantType = "nf4"
+    use_double_quant: DoubleQuant = False
     prompt: str = Field(default="", description="Answer this and leave")
     prompt_file: str = Field(default="", description="Answer what is in this file and leave")
     system: str = Field(default="", description="System message, with the chat format")
@@ -65,6 +69,7 @@ class ChatFlags(Section):
             problems.append(no_model_named(PROG))
         if {"prompt", "prompt_file"} <= self.model_fields_set:
             problems.append("--prompt and --prompt_file exclude each other: give one of them.")
+        problems += bits_problems(self.quantization, self.model_fields_set)
         return problems
 
     def warnings(self) -> list[str]:
@@ -141,13 +146,19 @@ def _load(flags: ChatFlags) -> Loaded:
     share_processor()
     import torch
 
-    from llama_recipes.inference.load import load_for_inference
+    from llama_recipes.inference.load import find, load
     from llama_recipes.parallel.device import choose_device, has_bf16
 
     device = choose_device()
-    loaded = load_for_inference(
+    found = find(
         flags.model_name,
         base=flags.base_model or None,
+        kept=kept_as(flags.quantization, flags.quant_type, flags.use_double_quant),
+    )
+    if found.warning:
+        print(f"Warning: {found.warning}", file=sys.stderr)
+    loaded = load(
+        found,
         prompt_format=None if flags.prompt_format == "auto" else flags.prompt_format,
         device=device,
         dtype=torch.bfloat16 if has_bf16(device) else torch.float32,

@@ -98,7 +98,7 @@ def read_data(
     taken. What is wrong is added to `problems`; what is returned then is of no use.
     """
     names = [_name(word).removeprefix("train_config.") for word in words]
-    run_file = "" if {"config", "dataset"} & set(names) else _run_file(model_name)
+    run_file = "" if {"config", "dataset"} & set(names) else run_file_of(model_name)
     reading = read([*words, *([f"--config={run_file}"] if run_file else [])], prog=prog)
     config = reading.config
     problems += reading.problems
@@ -138,7 +138,7 @@ def _settings(name: str) -> list[Setting]:
     return [setting for setting in negated if setting.is_switch]
 
 
-def _run_file(model_name: str) -> str:
+def run_file_of(model_name: str) -> str:
     """The settings that a run left beside its result or, seen from there, above `last/`."""
     from llama_recipes.monitoring.results import LAST
 

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from pydantic import Field
 
+from llama_recipes.cli.base_bits import BitsOfAny, DoubleQuant, QuantType, bits_problems
 from llama_recipes.cli.data_flags import Data, about_data, flags_taken, read_data
 from llama_recipes.cli.flags import no_model_named, read_flags
 from llama_recipes.cli.places import refuse_unwritable
@@ -36,10 +37,13 @@ class EvaluateFlags(Section):
     base_model: str = Field(
         default="", description="The model under an adapter, where it is not the one it names"
     )
+    quantization: BitsOfAny = None
+    quant_type: QuantType = "nf4"
+    use_double_quant: DoubleQuant = False
     compare_with: str = Field(
         default="",
-        description="Another model to measure and to show beside it; base: the one under the "
-        "adapter, never quantised (a folder of that name: ./base)",
+        description="Another model to measure and to show beside it; base: the one that it "
+        "was trained from, as it is without --quantization (a folder of that name: ./base)",
     )
     split: Split = Field(default="validation", description="Part of the data set to measure on")
     generate: bool = Field(
@@ -80,6 +84,7 @@ class EvaluateFlags(Section):
                 "--answer_pattern and --no_generate exclude each other: without answers there is"
                 " nothing to find; leave one of them out."
             )
+        problems += bits_problems(self.quantization, self.model_fields_set)
         return problems
 
     def warnings(self) -> list[str]:

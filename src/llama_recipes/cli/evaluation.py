@@ -14,8 +14,10 @@ from rich.console import Console
 from llama_recipes import preflight
 from llama_recipes.checkpoint.store import publish
 from llama_recipes.cli import evaluation_table as shown
+from llama_recipes.cli.base_bits import kept_as
 from llama_recipes.cli.candidates import Candidate, candidates
 from llama_recipes.cli.data_flags import Data
+from llama_recipes.cli.held_out import other_split
 from llama_recipes.cli.measuring import Questions, Work, measure
 from llama_recipes.configs.run import RunConfig
 from llama_recipes.data.prepare import Preparation
@@ -50,8 +52,15 @@ def evaluate_models(flags: EvaluateFlags, data: Data, pattern: re.Pattern[str] |
         screen.line(f"The data is that of the run: {data.run_file}")
 
     models = candidates(
-        flags.model_name, base=flags.base_model or None, compare_with=flags.compare_with
+        flags.model_name,
+        base=flags.base_model or None,
+        compare_with=flags.compare_with,
+        kept=kept_as(flags.quantization, flags.quant_type, flags.use_double_quant),
     )
+    for model in models:
+        for warning in model.found.warning, other_split(model.name, data.config, flags.split):
+            if warning:
+                screen.warn(warning)
     smallest = min(models, key=lambda model: model.limit)
     config, _ = resolve(data.config, smallest.found.source.config, screen)
     part = _open(config, flags, models, screen)

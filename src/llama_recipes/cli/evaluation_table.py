@@ -62,6 +62,8 @@ def notes(measured: Sequence[Measured], questions: Questions, flags: EvaluateFla
     if cut:
         said.append(f"{_count(cut, 'reference')} cut to --context_length.")
     for model in measured:
+        if model.kept.how is not None:
+            said.append(f"{model.title}: the base was kept {model.kept.words}.")
         if model.short_of_room:
             said.append(
                 f"{model.title}: {_count(model.short_of_room, 'prompt')} with less room than"
@@ -113,6 +115,7 @@ def _record(model: Measured) -> dict[str, Any]:
         {
             "title": model.title,
             "name": model.name,
+            "quantization": model.kept.record,
             "loss": model.loss,
             "perplexity": perplexity(model.loss),
             "supervised_tokens": model.supervised_tokens,

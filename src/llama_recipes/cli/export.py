@@ -8,6 +8,7 @@ from typing import Literal
 
 from pydantic import Field
 
+from llama_recipes.cli.base_bits import Bits, DoubleQuant, QuantType, bits_problems, kept_as
 from llama_recipes.cli.flags import no_model_named, read_flags
 from llama_recipes.configs.section import Section
 from llama_recipes.errors import ConfigError, guard
@@ -35,6 +36,9 @@ class ExportFlags(Section):
     base_model: str = Field(
         default="", description="The model under an adapter, where it is not the one it names"
     )
+    quantization: Bits = None
+    quant_type: QuantType = "nf4"
+    use_double_quant: DoubleQuant = False
     dtype: Literal["auto"] | Encoding = Field(
         default="auto",
         description="What matrices are stored in, Q8_0 in a .gguf alone; auto: as they are stored "
@@ -54,6 +58,7 @@ class ExportFlags(Section):
                 f"--dtype Q8_0 is an encoding of GGUF, but --output {self.output} does not end in"
                 " .gguf. Name a .gguf file, or another --dtype."
             )
+        problems += bits_problems(self.quantization, self.model_fields_set)
         return problems
 
 
@@ -76,6 +81,7 @@ def _export(argv: Sequence[str]) -> int:
         target,
         flag="--output",
         base=flags.base_model or None,
+        kept=kept_as(flags.quantization, flags.quant_type, flags.use_double_quant),
         dtype=flags.dtype,
         compared=flags.compare,
     )

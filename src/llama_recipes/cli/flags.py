@@ -8,6 +8,7 @@ from typing import TypeVar
 
 from pydantic import ValidationError
 
+from llama_recipes.cli.base_bits import SECTION
 from llama_recipes.configs.kinds import kinds
 from llama_recipes.configs.section import Section
 from llama_recipes.configs.settings import Setting, did_you_mean
@@ -71,11 +72,12 @@ def _take(
             problems.append(f"{word!r} belongs to no flag of {prog}.")
         return positional, word
     label, equals, text = word.partition("=")
-    name = label.removeprefix("--").replace("-", "_")
+    name = label.removeprefix("--").replace("-", "_").removeprefix(f"{SECTION}.")
     negated = name not in settings and name.startswith("no_")
     setting = settings.get(name.removeprefix("no_") if negated else name)
     is_switch = setting is not None and setting.is_switch
-    if not equals and words and not words[0].startswith("--") and not is_switch:
+    has_word = not equals and words and not words[0].startswith("--")
+    if has_word and (setting is None or not setting.is_switch or _is_value(words[0], setting)):
         equals, text = "=", words.pop(0)
     if setting is None or (negated and not is_switch):
         if rest is None:
@@ -90,6 +92,11 @@ def _take(
         problems.append(f"--{name} {what}.")
         return "", None
     return name, setting.read(text)
+
+
+def _is_value(word: str, switch: Setting) -> bool:
+    """Whether the word behind a switch is for it: a folder may be called anything else."""
+    return word in ("True", "False") or any(word in kind.words for kind in switch.kinds)
 
 
 def no_model_named(prog: str) -> str:

@@ -21,6 +21,7 @@ from llama_recipes.inference.load import Loaded
 from llama_recipes.inference.metrics import answer_match, exact_match, rouge
 from llama_recipes.monitoring.memory import ran_out
 from llama_recipes.monitoring.screen import Screen
+from llama_recipes.quantization.kept import Kept
 from llama_recipes.training.evaluate import Evaluation, evaluate
 from llama_recipes.training.windows import on_device
 
@@ -45,8 +46,9 @@ class Questions:
 class Measured:
     """One model. loss: nats per supervised token; scores: from 0 to 1, by their name in JSON.
 
-    unfinished: answers that a limit ended; short_of_room: prompts that leave fewer tokens than
-    --max_new_tokens to the model's own limit.
+    kept: how its weights, or those under its adapter, were kept. unfinished: answers that a limit
+    ended; short_of_room: prompts that leave fewer tokens than --max_new_tokens to the model's own
+    limit.
     """
 
     title: str
@@ -58,6 +60,7 @@ class Measured:
     answers: list[str]
     unfinished: int
     short_of_room: int
+    kept: Kept
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,6 +93,7 @@ def measure(candidate: Candidate, work: Work) -> Measured:
     return Measured(
         title=candidate.title,
         name=candidate.name,
+        kept=Kept(candidate.found.quantization),
         loss=loss.loss,
         supervised_tokens=loss.supervised_tokens,
         documents=len(work.part.store),

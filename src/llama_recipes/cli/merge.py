@@ -9,6 +9,7 @@ from typing import Literal
 
 from pydantic import Field
 
+from llama_recipes.cli.base_bits import Bits, DoubleQuant, QuantType, bits_problems, kept_as
 from llama_recipes.cli.flags import read_flags
 from llama_recipes.configs.section import Section
 from llama_recipes.errors import ConfigError, guard
@@ -31,6 +32,9 @@ class MergeFlags(Section):
     base_model: str = Field(
         default="", description="The model under the adapter, where it is not the one it names"
     )
+    quantization: Bits = None
+    quant_type: QuantType = "nf4"
+    use_double_quant: DoubleQuant = False
     dtype: Literal["auto", "F32", "F16", "BF16"] = Field(
         default="auto",
         description="What weights are rounded to; auto: what the base model is stored in, and F32 "
@@ -50,6 +54,7 @@ class MergeFlags(Section):
                 f"--output_dir {self.output_dir} is named like a GGUF file, and merge writes a"
                 " folder. Use llama-recipes export, which takes adapters too."
             )
+        problems += bits_problems(self.quantization, self.model_fields_set)
         return problems
 
 
@@ -72,6 +77,7 @@ def _merge(argv: Sequence[str]) -> int:
         target,
         flag="--output_dir",
         base=flags.base_model or None,
+        kept=kept_as(flags.quantization, flags.quant_type, flags.use_double_quant),
         dtype=flags.dtype,
         compared=flags.compare,
         only_adapters=True,

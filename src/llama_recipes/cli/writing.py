@@ -14,6 +14,7 @@ from llama_recipes.export.convert import convert, is_gguf
 from llama_recipes.export.encodings import Encoding
 from llama_recipes.export.trained import plain_model
 from llama_recipes.inference.load import find
+from llama_recipes.quantization.kept import Kept
 
 
 def write_trained(
@@ -22,22 +23,31 @@ def write_trained(
     *,
     flag: str,
     base: str | None,
+    kept: Kept | None,
     dtype: Literal["auto"] | Encoding,
     compared: bool,
     only_adapters: bool = False,
 ) -> None:
-    """Find what `name` and `base` say, and `convert` it; `flag` is how the target was given.
+    """Find what `name`, `base` and `kept` say, and `convert` it.
 
+    flag: how the target was given.
     only_adapters: refuse what needs no merging. Raises ConfigError and CheckpointError.
     """
     target = target.absolute()
     _refuse_taken(target, flag)
-    found = find(name, base=base)
+    found = find(name, base=base, kept=kept)
     if only_adapters and found.adapter is None:
         raise ConfigError(
             f"{name} is no adapter: there is nothing to merge. To write it in another format, use"
             " llama-recipes export."
         )
+    if found.adapter is None and kept is not None:
+        raise ConfigError(
+            f"--quantization says how the base under an adapter was kept, but {name} is no adapter."
+            " Leave it out."
+        )
+    if found.warning:
+        _say(found.warning)
     trained = plain_model(found)
     encoding = trained.own_encoding() if dtype == "auto" else dtype
     if found.quantization is not None:
@@ -48,7 +58,16 @@ def write_trained(
     made_of = f"{found.source.name} and {found.adapter}" if found.adapter else found.source.name
     _say(f"Writing {made_of} to {target}, weights in {encoding} …")
     with _ended_by_sigterm():
-        convert(trained, target, encoding, name=name, base=base, compared=compared, say=_say)
+        convert(
+            trained,
+            target,
+            encoding,
+            name=name,
+            base=base,
+            kept=kept,
+            compared=compared,
+            say=_say,
+        )
 
 
 @contextmanager

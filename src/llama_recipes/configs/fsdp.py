@@ -70,7 +70,9 @@ class FsdpConfig(Section):
         default=False, description="Keep trained weights and their state in bf16 too"
     )
     optimizer: Literal["AdamW", "anyprecision"] = Field(
-        default="AdamW", description="AdamW, or AdamW with its moments in bf16 (anyprecision)"
+        default="AdamW",
+        description="AdamW, or AdamW with its moments in bf16 (anyprecision), which with "
+        "pure_bf16 follows fp32 no better than AdamW unless use_kahan_summation is given",
     )
     use_kahan_summation: bool = Field(
         default=False,

@@ -194,7 +194,8 @@ def without_effect(config: RunConfig, key: str) -> str:
 
 
 def warnings(config: RunConfig) -> list[str]:
-    """One sentence for each reason, naming every given setting that it leaves without effect."""
+    """One sentence for each reason, naming every given setting that it leaves without effect, and
+    one for each caution."""
     idle = {key: reason for key in config.given() if (reason := without_effect(config, key))}
     # A bare flag sets every section that has the name: one that listens is enough.
     heard = {
@@ -204,7 +205,21 @@ def warnings(config: RunConfig) -> list[str]:
     for key, reason in idle.items():
         if (key.split(".")[1], repr(config.value(key))) not in heard:
             by_reason[reason].append(flag_of(key))
-    return [
+    said = [
         f"{', '.join(flags)} {'has' if len(flags) == 1 else 'have'} no effect in this run {reason}."
         for reason, flags in by_reason.items()
+    ]
+    return said + _cautions(config)
+
+
+def _cautions(config: RunConfig) -> list[str]:
+    """Of settings that have an effect, but hardly the one that they are given for."""
+    fsdp = config.fsdp_config
+    bf16 = fsdp.optimizer == "anyprecision" and fsdp.pure_bf16
+    if not bf16 or fsdp.use_kahan_summation:
+        return []
+    return [
+        "--fsdp_config.optimizer anyprecision with --fsdp_config.pure_bf16 follows training in fp32"
+        " no better than AdamW in bf16 does: what rounding takes from a step is lost. Give"
+        " --fsdp_config.use_kahan_summation too, which keeps it."
     ]

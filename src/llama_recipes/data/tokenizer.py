@@ -190,28 +190,32 @@ def _any_of(texts: Iterable[str]) -> re.Pattern[str]:
     return re.compile("|".join(map(re.escape, longest_first)) or r"(?!)")
 
 
-def load_tokenizer(path: Path) -> Tokenizer:
+NAME_ANOTHER = ", or name a folder that holds it with --tokenizer_name"
+"""What else mends a missing or damaged tokenizer, for commands that have the flag."""
+
+
+def load_tokenizer(path: Path, *, or_else: str = "") -> Tokenizer:
     """The tokenizer of a Hugging Face folder or inside a GGUF file.
 
-    Never downloads and never runs code from the folder. Raises CheckpointError.
+    Never downloads and never runs code from the folder. or_else: NAME_ANOTHER, where the command
+    has that flag. Raises CheckpointError.
     """
     if path.suffix == ".gguf":
         from llama_recipes.data.tokenizer_gguf import gguf_tokenizer
 
-        return Tokenizer(gguf_tokenizer(path))
-    return Tokenizer(_from_folder(path))
+        return Tokenizer(gguf_tokenizer(path, or_else=or_else))
+    return Tokenizer(_from_folder(path, or_else))
 
 
 def holds_tokenizer(folder: Path) -> bool:
     return any((folder / name).exists() for name in _TOKENIZER_FILES)
 
 
-def _from_folder(folder: Path) -> Any:
+def _from_folder(folder: Path, or_else: str) -> Any:
     if not holds_tokenizer(folder):
         raise CheckpointError(
             f"{folder} holds no tokenizer ({', '.join(_TOKENIZER_FILES)}: none is there)."
-            " Fetch the tokenizer's files from where the model comes from, or train with another"
-            " folder's (--tokenizer_name)."
+            f" Fetch the tokenizer's files from where the model comes from{or_else}."
         )
     _refuse_code(folder)
     from transformers import AutoTokenizer
@@ -223,8 +227,7 @@ def _from_folder(folder: Path) -> Any:
     except Exception as error:  # tokenizers raises bare Exceptions for a file it cannot read
         reason = str(error).strip().partition("\n")[0] or type(error).__name__
         raise CheckpointError(
-            f"The tokenizer in {folder} cannot be read: {reason}. Fetch its files again, or"
-            " train with another folder's (--tokenizer_name)."
+            f"The tokenizer in {folder} cannot be read: {reason}. Fetch its files again{or_else}."
         ) from error
     if not hf.is_fast:
         raise CheckpointError(

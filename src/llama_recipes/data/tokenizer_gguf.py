@@ -52,8 +52,11 @@ WORD_RULES: Mapping[str, Callable[[], PreTokenizer]] = {
 """`tokenizer.ggml.pre` → how a text is cut into words before anything is merged."""
 
 
-def gguf_tokenizer(path: Path) -> Any:
-    """A transformers tokenizer. Raises CheckpointError where the file's is unknown or damaged."""
+def gguf_tokenizer(path: Path, *, or_else: str = "") -> Any:
+    """A transformers tokenizer. Raises CheckpointError where the file's is unknown or damaged.
+
+    or_else: what else would mend that, as `load_tokenizer` has it.
+    """
     metadata = {
         key.removeprefix("tokenizer."): value
         for key, value in read_gguf_header(path).metadata.items()
@@ -62,8 +65,7 @@ def gguf_tokenizer(path: Path) -> Any:
     tokens = metadata.get("ggml.tokens")
     if not tokens:
         raise CheckpointError(
-            f"{path} holds no tokenizer. Give the model as a Hugging Face folder, or train with a"
-            " folder that holds its tokenizer (--tokenizer_name)."
+            f"{path} holds no tokenizer. Give the model as a Hugging Face folder{or_else}."
         )
     try:
         tokenizer = tokenizer_of(metadata)
@@ -76,13 +78,11 @@ def gguf_tokenizer(path: Path) -> Any:
     if metadata.get("ggml.model") != "gpt2":
         raise CheckpointError(
             f"{path} has a tokenizer of the kind {metadata.get('ggml.model')!r}; the kinds known in"
-            " GGUF files are gpt2, llama. Give the model as a Hugging Face folder, or train with a"
-            " folder that holds its tokenizer (--tokenizer_name)."
+            f" GGUF files are gpt2, llama. Give the model as a Hugging Face folder{or_else}."
         )
     raise CheckpointError(
         f"{path} splits text in the way named {metadata.get('ggml.pre', '')!r}, which is not known"
-        f" here; known: {', '.join(WORD_RULES)}. Give the model as a Hugging Face folder, or"
-        " train with a folder that holds its tokenizer (--tokenizer_name)."
+        f" here; known: {', '.join(WORD_RULES)}. Give the model as a Hugging Face folder{or_else}."
     )
 
 

@@ -32,6 +32,7 @@ from llama_recipes.model.config import LlamaConfig
 from llama_recipes.model.llama import Llama
 from llama_recipes.model.weights import widest_dtype
 from llama_recipes.parallel.ranks import share_processor
+from llama_recipes.quantization.kept import Kept
 
 PROMPTS = (
     "What is the capital of France?",
@@ -73,13 +74,16 @@ class Comparison:
 
 
 @torch.inference_mode()
-def compare(name: str, base: str | None, result: str, encoding: Encoding) -> Comparison:
+def compare(
+    name: str, base: str | None, result: str, encoding: Encoding, kept: str | None = None
+) -> Comparison:
     """The model called `name`, as llama-recipes chat finds it, with what was written of it.
 
+    kept: how the base is kept, as `Kept.text` has it, where the adapter does not tell.
     Raises CheckpointError where one of them cannot be loaded, as with a tensor that is missing, or
     cannot be asked anything.
     """
-    trained = plain_model(find(name, base=base))
+    trained = plain_model(find(name, base=base, kept=Kept.read(kept)))
     written = plain_model(find(result))
     report = Comparison()
     report.problems += _shape_problems(trained.config, written.config)

@@ -21,6 +21,7 @@ from llama_recipes.export.gguf import write_gguf
 from llama_recipes.export.hf import save_shape, save_tokenizer, save_weights
 from llama_recipes.export.trained import DTYPES, Trained
 from llama_recipes.monitoring.results import RESULTS_FILE
+from llama_recipes.quantization.kept import Kept
 
 Say = Callable[[str], None]
 
@@ -37,14 +38,15 @@ def convert(
     *,
     name: str,
     base: str | None,
+    kept: Kept | None = None,
     compared: bool,
     say: Say,
 ) -> None:
     """A Hugging Face folder, or a GGUF file where `target` ends so; complete, or not there at all.
 
-    name, base: what `trained` was found as. compared: load what was written in a fresh process and
-    hold it against the trained model. Raises CheckpointError where it differs, and where it cannot
-    be written.
+    name, base, kept: what `trained` was found as. compared: load what was written in a fresh
+    process and hold it against the trained model. Raises CheckpointError where it differs, and
+    where it cannot be written.
     """
     draft = target.with_name(f".draft-{os.getpid()}-{target.name}")
     try:
@@ -57,7 +59,7 @@ def convert(
             _write_folder(trained, draft, DTYPES[encoding])
         if compared:
             say("Comparing it with the trained model, in a fresh process …")
-            report = compare_afresh(name, base, draft, encoding)
+            report = compare_afresh(name, base, draft, encoding, kept=kept)
             for line in figures(report, encoding):
                 say(line)
             if report.problems:

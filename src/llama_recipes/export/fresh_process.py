@@ -10,14 +10,18 @@ from pathlib import Path
 from llama_recipes.errors import CheckpointError
 from llama_recipes.export.compare import Comparison
 from llama_recipes.export.encodings import Encoding
+from llama_recipes.quantization.kept import Kept
 
 
-def compare_afresh(name: str, base: str | None, result: Path, encoding: Encoding) -> Comparison:
+def compare_afresh(
+    name: str, base: str | None, result: Path, encoding: Encoding, *, kept: Kept | None = None
+) -> Comparison:
     """`compare.compare` in a fresh process. Raises CheckpointError where that process fails.
 
-    name, base: what the trained model is found as. result: what was written.
+    name, base, kept: what the trained model is found as. result: what was written.
     """
     arguments = {"name": name, "base": base, "result": str(result), "encoding": encoding}
+    arguments["kept"] = None if kept is None else kept.text
     # -P: nothing is imported from the folder that the user happens to be in.
     command = [sys.executable, "-P", "-m", "llama_recipes.export.compare", json.dumps(arguments)]
     done = subprocess.run(command, capture_output=True, text=True, check=False)

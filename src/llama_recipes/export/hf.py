@@ -22,6 +22,7 @@ from llama_recipes.model.llama import Llama
 from llama_recipes.model.safetensors_folder import save_tensors
 from llama_recipes.parallel.shards import whole
 from llama_recipes.parallel.world import CPU_ALONE, World
+from llama_recipes.quantization.kept import Kept
 
 _ENDS = ("bos_token_id", "eos_token_id", "pad_token_id")
 _SHARD_BYTES = 5 * 10**9
@@ -36,12 +37,13 @@ def save_adapter(
     config: AdapterConfig,
     base_model: str,
     base_fingerprint: str | None = None,
+    kept: Kept | None = None,
     world: World = CPU_ALONE,
 ) -> None:
     """The adapter's weights in float32 and the settings that peft needs to load them.
 
-    base_fingerprint: the `weights_fingerprint` of the base, which the file then keeps. world: the
-    processes that share the model, all of which call this; one writes.
+    base_fingerprint: the `weights_fingerprint` of the base, and kept: how it was kept, which the
+    file then tells. world: the processes that share the model, all of which call this; one writes.
     """
     tensors = adapter_tensors(model, config, whole=whole)
 
@@ -49,7 +51,7 @@ def save_adapter(
         folder.mkdir(parents=True, exist_ok=True)
         publish(folder / CONFIG_FILE, adapter_config_file(config, base_model, model.config))
         with drafted(folder / WEIGHTS_FILE) as draft:
-            write_adapter(tensors, draft, base=base_fingerprint)
+            write_adapter(tensors, draft, base=base_fingerprint, kept=kept)
 
     world.lead(write)
 

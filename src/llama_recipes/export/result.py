@@ -18,12 +18,14 @@ from llama_recipes.export.hf import (
 from llama_recipes.model.llama import Llama
 from llama_recipes.monitoring.results import LAST
 from llama_recipes.parallel.world import CPU_ALONE, World
+from llama_recipes.quantization.kept import Kept
 
 
 class ResultWriter:
     """Called with `best`, it writes the model's present weights as an adapter or a full model.
 
-    world: the processes that share the model, all of which call it.
+    kept: how the base is kept under an adapter. world: the processes that share the model, all of
+    which call it.
     """
 
     def __init__(
@@ -35,13 +37,14 @@ class ResultWriter:
         adapter: AdapterConfig | None,
         base_model: str,
         base_fingerprint: str,
+        kept: Kept | None = None,
         generation_config: Mapping[str, Any] | None,
         world: World = CPU_ALONE,
     ) -> None:
         self.world = world
         self.folder, self.model, self.tokenizer = folder, model, tokenizer
         self.adapter, self.base_model = adapter, base_model
-        self.base_fingerprint = base_fingerprint
+        self.base_fingerprint, self.kept = base_fingerprint, kept
         self.generation_config = generation_settings(generation_config, tokenizer)
 
     def __call__(self, *, best: bool) -> None:
@@ -55,6 +58,7 @@ class ResultWriter:
                     config=self.adapter,
                     base_model=self.base_model,
                     base_fingerprint=self.base_fingerprint,
+                    kept=self.kept,
                     world=self.world,
                 )
             else:

@@ -2,29 +2,26 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final, get_args
 
 import torch
 
 from llama_recipes.adapters.peft_config import is_adapter, read_raw
 from llama_recipes.adapters.peft_format import check_adapter, check_base, read_header
 from llama_recipes.adapters.select import adapt, checkpoint_config, start_adapter
+from llama_recipes.configs.peft import AdapterConfig
 from llama_recipes.data.example import Format
 from llama_recipes.data.tokenizer import Tokenizer, holds_tokenizer, load_tokenizer
 from llama_recipes.errors import CheckpointError, ConfigError
 from llama_recipes.inference.prompts import default_format
+from llama_recipes.inference.record import format_of, settled, untold
 from llama_recipes.model.llama import Llama
 from llama_recipes.model.source import ModelSource, open_model
 from llama_recipes.model.vocabulary import with_vocabulary
 from llama_recipes.model.weights import check_weights, load_weights
-from llama_recipes.monitoring.results import LAST, RESULTS_FILE
+from llama_recipes.quantization.kept import Kept
 from llama_recipes.quantization.select import Quantization, quantize
-
-_FORMATS: Final[Mapping[str, Format]] = {name: name for name in get_args(Format)}
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,7 +31,8 @@ class Found:
     name: what the user calls it.
     source: the base model, with rows for the tokens that the adapter adds.
     adapter: the folder of the adapter on it, if there is one.
-    quantization: how the base was kept when the adapter was trained.
+    quantization: how the base is kept: under an adapter, as when that was trained.
+    warning: a sentence where nothing tells how that was; else empty.
     """
 
     name: str
@@ -43,6 +41,7 @@ class Found:
     tokenizer: Tokenizer
     quantization: Quantization | None
     prompt_format: Format
+    warning: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,8 +95,11 @@ def load(
     )
 
 
-def find(name: str, *, base: str | None = None) -> Found:
-    """What `name` says. base: as for `load_for_inference`. Raises CheckpointError, ConfigError."""
+def find(name: str, *, base: str | None = None, kept: Kept | None = None) -> Found:
+    """What `name` says. base: as for `load_for_inference`. Raises CheckpointError, ConfigError.
+
+    kept: how the base is to be kept; None: as under the adapter in training, else as it is.
+    """
     folder = Path(name).expanduser()
     adapter = None
     if is_adapter(folder) and not (folder / "config.json").exists():
@@ -111,15 +113,16 @@ def find(name: str, *, base: str | None = None) -> Found:
     else:
         source = open_model(name)
     has_its_own = adapter is not None and holds_tokenizer(folder)
-    trained = _results_of(folder)
+    told = kept if adapter is None else settled(adapter, kept)
     tokenizer = load_tokenizer(folder if has_its_own else source.path)
     return Found(
         name=name,
         source=source,
         adapter=adapter,
         tokenizer=tokenizer,
-        quantization=None if adapter is None else _quantization(trained),
-        prompt_format=_format(trained) or default_format(tokenizer),
+        quantization=None if told is None else told.how,
+        prompt_format=format_of(folder) or default_format(tokenizer),
+        warning=untold(adapter) if adapter is not None and told is None else "",
     )
 
 
@@ -129,6 +132,7 @@ def check(found: Found) -> None:
         model = Llama(found.source.config)
         settings = None if found.adapter is None else checkpoint_config(found.adapter)
         names = adapt(model, settings)
+        _quantize(model, found, settings)
     check_weights(model, found.source.tensors, skip=names)
     if found.adapter is not None and settings is not None:
         check_adapter(model, settings, found.adapter)
@@ -173,33 +177,14 @@ def _build(found: Found, *, device: torch.device, dtype: torch.dtype, stored: to
         for parameter in model.parameters():
             if settings is not None and parameter.requires_grad:  # the adapter's
                 parameter.data = parameter.data.to(dtype)
-        quantize(model, found.quantization)
+        _quantize(model, found, settings)
     load_weights(model, found.source.tensors, device=device, skip=names)
     if settings is not None:
         start_adapter(model, settings, checkpoint=str(adapter), seed=0, device=device)
     return model.requires_grad_(False).eval()
 
 
-def _results_of(folder: Path) -> dict[str, Any]:
-    """The results.json of the run that made this; empty where no run did."""
-    path = (folder.parent if folder.name == LAST else folder) / RESULTS_FILE
-    if not path.is_file():
-        return {}
-    try:
-        results = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise CheckpointError(
-            f"{path} is not valid JSON ({error}). Remove it; chat then needs --prompt_format to"
-            " know how prompts were written in training."
-        ) from error
-    return results if isinstance(results, dict) else {}
-
-
-def _format(trained: Mapping[str, Any]) -> Format | None:
-    name = trained.get("prompt_format")
-    return _FORMATS.get(name) if isinstance(name, str) else None
-
-
-def _quantization(trained: Mapping[str, Any]) -> Quantization | None:
-    recorded = trained.get("quantization")
-    return Quantization.recorded(recorded) if isinstance(recorded, dict) else None
+def _quantize(model: Llama, found: Found, settings: AdapterConfig | None) -> None:
+    if settings is None:
+        model.requires_grad_(False)  # what trains is never quantised, and here nothing does
+    quantize(model, found.quantization)

@@ -9,8 +9,11 @@ from llama_recipes.configs.training import TrainConfig
 from llama_recipes.data.store import TokenStore
 from llama_recipes.model.llama import Llama
 from llama_recipes.model.weights import count_parameters
+from llama_recipes.monitoring.memory import GIB
 from llama_recipes.monitoring.profiler import ACTIVE, STEPS
 from llama_recipes.monitoring.screen import Screen
+from llama_recipes.quantization.kept import Kept
+from llama_recipes.quantization.select import Quantization, frozen_bytes
 
 FEW_STEPS = 50
 """Below this a run rarely learns much; packing makes few steps of a small data set."""
@@ -41,6 +44,16 @@ def _losses(store: TokenStore) -> str:
     }
     said = [f"{counts[kind]} {words}" for kind, words in kinds.items() if counts.get(kind)]
     return f" ({', '.join(said)})" if said else ""
+
+
+def base(model: Llama, how: Quantization | None, screen: Screen) -> None:
+    """How the base is kept, where that is in few bits. model: whole, before it is sharded."""
+    if how is not None:
+        kept, plain = (size / GIB for size in frozen_bytes(model))
+        screen.line(
+            f"Base: {Kept(how).words.removeprefix('in ')}; its frozen weights take {kept:.2f} GiB"
+            f" instead of {plain:.2f}."
+        )
 
 
 def model(model: Llama, name: str, screen: Screen) -> None:

@@ -38,7 +38,9 @@ class Quantization:
                 f"{dict(raw)} is no quantisation that is known here: bits are 8 or 4, quant_type is"
                 f" {' or '.join(kinds)}."
             )
-        return Quantization(bits, kind, bool(raw.get("use_double_quant")))
+        if bits == 8:
+            return Quantization(8)
+        return Quantization(4, kind, bool(raw.get("use_double_quant")))
 
 
 def quantize(model: Llama, how: Quantization | None) -> None:
@@ -67,6 +69,17 @@ def quantize(model: Llama, how: Quantization | None) -> None:
     for name, layer in layers.items():
         parent, _, leaf = name.rpartition(".")
         setattr(model.get_submodule(parent), leaf, quantized_layer(layer, how))
+
+
+def frozen_bytes(model: Llama) -> tuple[int, int]:
+    """Of all frozen weights, as they are kept and as they would be in the dtype of the rest."""
+    kept = sum(p.nbytes for p in model.parameters() if not p.requires_grad)
+    plain = kept
+    for layer in model.modules():
+        if isinstance(layer, Int8Linear | FourBitLinear):
+            plain += layer.in_features * layer.out_features * model.dtype.itemsize
+            plain -= sum(getattr(layer, part).nbytes for part in layer.parts)
+    return kept, plain
 
 
 def quantized_layer(layer: Linear, how: Quantization) -> Int8Linear | FourBitLinear:

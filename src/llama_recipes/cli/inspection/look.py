@@ -27,7 +27,7 @@ from llama_recipes.data.sources import open_source
 from llama_recipes.data.splits import Splits
 from llama_recipes.data.steps import fill
 from llama_recipes.data.template import look_at_template
-from llama_recipes.data.tokenizer import Tokenizer, load_tokenizer
+from llama_recipes.data.tokenizer import NAME_ANOTHER, Tokenizer, load_tokenizer
 from llama_recipes.data.wording import Wording, read_places, read_wording
 from llama_recipes.errors import ConfigError, DataError, writing
 from llama_recipes.model.config import LlamaConfig
@@ -123,7 +123,7 @@ def look(flags: InspectFlags, config: RunConfig, screen: Screen) -> Inspection:
 def _open(config: RunConfig, screen: Screen) -> Opened:
     """As the run does before it makes its model, without reading a weight."""
     source = open_model(config.train_config.model_name)
-    tokenizer = load_tokenizer(tokenizer_path(config.train_config, source))
+    tokenizer = load_tokenizer(tokenizer_path(config.train_config, source), or_else=NAME_ANOTHER)
     known_tokens = source.config.vocab_size
     source = with_tokens_of(tokenizer, source, config.train_config, screen)
     extended = source.config.vocab_size > known_tokens
