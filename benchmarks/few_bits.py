@@ -41,7 +41,11 @@ def measure(bench: Bench) -> dict[str, Any]:
         PLAIN: (PLAIN, job),
         EIGHT: (EIGHT, replace(job, quantization="8bit")),
         FOUR: (FOUR, replace(job, quantization="4bit")),
-        QERA: (FOUR, replace(job, quantization="4bit", init_lora_weights="qera")),
+        # Half of the rank is held: as much is trained as in the others.
+        QERA: (
+            FOUR,
+            replace(job, quantization="4bit", init_lora_weights="qera", rank=2 * job.rank),
+        ),
     }
     adapters = {name: bench.new_path("adapter") for name in [*jobs, PEFT]}
     for name, (_, one) in jobs.items():

@@ -38,6 +38,7 @@ class Job:
     checkpointing: bool = False
     quantization: str = ""
     init_lora_weights: str = ""
+    rank: int = LORA_RANK
     target_modules: tuple[str, ...] = LORA_TARGETS
 
 
@@ -66,8 +67,8 @@ def command(job: Job, *, model: str, folder: Path) -> list[str]:
     if job.adapter:
         flags |= {
             "use_peft": True,
-            "lora_config.r": LORA_RANK,
-            "lora_config.lora_alpha": LORA_ALPHA,
+            "lora_config.r": job.rank,
+            "lora_config.lora_alpha": LORA_ALPHA * job.rank // LORA_RANK,
             "lora_config.lora_dropout": LORA_DROPOUT,
             "lora_config.target_modules": ",".join(job.target_modules),
         }

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from llama_recipes.adapters.qera import start_from_residual
+from llama_recipes.adapters.qera import hold_start, start_from_residual
 from llama_recipes.adapters.select import adapt
 from llama_recipes.configs.peft import AdapterConfig
 from llama_recipes.configs.run import RunConfig
@@ -61,11 +61,23 @@ def quantization(config: RunConfig) -> Quantization | None:
 
 
 def make_up_for_quantization(
-    config: RunConfig, model: Llama, tensors: TensorSource, documents: TokenStore, screen: Screen
+    config: RunConfig,
+    model: Llama,
+    tensors: TensorSource,
+    documents: TokenStore,
+    screen: Screen,
+    *,
+    started: bool,
 ) -> None:
-    """Start a fresh update where `lora_config.init_lora_weights` says, on some of `documents`."""
+    """What `lora_config.init_lora_weights` asks for, on some of `documents`.
+
+    started: the values come from a checkpoint.
+    """
     train = config.train_config
     if config.lora_config.init_lora_weights != "qera" or train.quantization is False:
+        return
+    hold_start(model)
+    if started:
         return
     order = np.random.default_rng(train.seed).permutation(len(documents))
     tokens_before = np.cumsum(documents.lengths[order]) - documents.lengths[order]
@@ -77,8 +89,8 @@ def make_up_for_quantization(
         seed=train.seed,
     )
     screen.line(
-        "The update starts from what makes up best for what quantisation took, on"
-        f" {len(chosen)} documents."
+        "Half of the update makes up for what quantisation took, as well as that goes on"
+        f" {len(chosen)} documents; the other half is trained."
     )
 
 

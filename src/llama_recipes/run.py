@@ -154,8 +154,9 @@ def _finetune(
             device=preflight.kept_on(config, device),
             own=own_rows,
         )
-        if checkpoint is None:
-            make_up_for_quantization(config, model, source.tensors, splits.train, screen)
+        make_up_for_quantization(
+            config, model, source.tensors, splits.train, screen, started=checkpoint is not None
+        )
     announce.model(model, train.model_name, screen)
     loader, eval_loader = make_loaders(
         train, splits, tokenizer, source.config.vocab_size, screen, world

@@ -92,6 +92,11 @@ IN_CONFLICT = [
         ["--use_peft", "--init_lora_weights=qera", "--from_peft_checkpoint=."],
         "--lora_config.init_lora_weights qera starts an adapter, and --from_peft_checkpoint",
     ),
+    (["--init_lora_weights=qera", "--lora_config.r=1"], "--lora_config.r is 1, of which"),
+    (
+        ["--init_lora_weights=qera", "--weight_decay=0.1"],
+        "--lora_config.init_lora_weights qera and --weight_decay exclude each other",
+    ),
     (
         ["--use_peft", "--init_lora_weights=qera", "--quantization=4bit", "--enable_fsdp"],
         "--lora_config.init_lora_weights qera is computed on whole layers",

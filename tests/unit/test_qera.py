@@ -8,7 +8,12 @@ import pytest
 import torch
 
 from llama_recipes.adapters.lora import LoraLinear, lora_layers
-from llama_recipes.adapters.qera import best_update, start_from_residual
+from llama_recipes.adapters.qera import (
+    best_update,
+    held_rank,
+    hold_start,
+    start_from_residual,
+)
 from llama_recipes.configs.peft import LoraConfig
 from llama_recipes.model.attention import DocumentAttention
 from llama_recipes.model.llama import Llama
@@ -21,7 +26,7 @@ DOCUMENTS = [
     torch.randint(96, (length,), generator=torch.Generator().manual_seed(length)).tolist()
     for length in LENGTHS
 ]
-ALL = LoraConfig(r=8, target_modules="all-linear", lora_dropout=0.5)
+ALL = LoraConfig(r=16, target_modules="all-linear", lora_dropout=0.5)
 
 
 def started(kind: str = "nf4", lora: LoraConfig = ALL, seed: int = 0) -> Llama:
@@ -59,7 +64,7 @@ def test_no_update_of_this_rank_is_nearer_over_the_inputs(outputs, width, rank):
     b, a = best_update(lost, x.T @ x / len(x), rank, seed=0)
     assert b.shape == (outputs, rank)
     assert a.shape == (rank, width)
-    assert torch.allclose(a.norm(dim=1), torch.full((rank,), 3**-0.5))
+    assert torch.allclose(a.norm(dim=1), b.norm(dim=0), rtol=1e-4)
     exact, change = x.double(), (lost - b @ a).double()
     left_over = torch.linalg.svdvals(exact @ lost.double().T)[rank:].norm()
     assert left_over <= (exact @ change.T).norm() <= 1.01 * left_over
@@ -115,12 +120,27 @@ def test_the_start_is_the_same_every_time_and_draws_nothing():
         assert torch.equal(one.lora_B.weight, other.lora_B.weight)
 
 
-def test_a_rank_beyond_a_layer_s_size_keeps_the_rest_of_its_fresh_start():
-    model = started("nf4", LoraConfig(r=80, target_modules=["v_proj"]))
-    fresh = dict(lora_layers(quantised("nf4", LoraConfig(r=80, target_modules=["v_proj"]))))
+def test_half_of_the_rank_is_held_and_the_other_half_starts_as_ever():
+    model, fresh = started(), dict(lora_layers(quantised("nf4", ALL)))
+    hold_start(model)
+    loss = model(torch.tensor(DOCUMENTS[0]), torch.arange(50), DocumentAttention([50])).square()
+    loss.mean().backward()
     for name, layer in lora_layers(model):
+        a, b, held = layer.lora_A.weight, layer.lora_B.weight, held_rank(layer)
+        assert held == 8
+        assert torch.equal(a[held:], fresh[name].lora_A.weight[held:])
+        assert b[:, held:].abs().max() == 0 < b[:, :held].abs().max()
+        assert a.grad[:held].abs().max() == b.grad[:, :held].abs().max() == 0
+        assert b.grad[:, held:].abs().max() > 0
+
+
+def test_a_rank_beyond_a_layer_s_size_keeps_the_rest_of_its_fresh_start():
+    wide = LoraConfig(r=160, target_modules=["v_proj"])
+    fresh = dict(lora_layers(quantised("nf4", wide)))
+    for name, layer in lora_layers(started("nf4", wide)):
         assert isinstance(layer, LoraLinear)
         size = min(layer.base.in_features, layer.base.out_features)
+        assert size < held_rank(layer)
         assert torch.equal(layer.lora_A.weight[size:], fresh[name].lora_A.weight[size:])
         assert layer.lora_B.weight[:, size:].abs().max() == 0
         assert layer.lora_A.weight.isfinite().all()

@@ -1,18 +1,22 @@
 """A start of LoRA that makes up for what quantisation took (QERA, Zhang et al. 2024, section 3.2,
 https://arxiv.org/abs/2410.06040).
 
-Of all products B A of rank r, scale · B A is the one with which a quantised layer comes nearest to
-the layer as it was, over the inputs that the layer gets: with R the weights that are lost and
-C = E[x xᵀ] = L Lᵀ, the best approximation of R L of rank r, by its singular values, times L⁻¹.
-The quantised weights stay as they are.
+Of all products B A of rank r, the one with which a quantised layer comes nearest to the layer as it
+was, over the inputs that the layer gets: with R the weights that are lost and C = E[x xᵀ] = L Lᵀ,
+the best approximation of R L of rank r, by its singular values, times L⁻¹. The quantised weights
+stay as they are.
+
+Half of an adapter's rank is started so and held, for training at the rates that suit a fresh update
+undoes it within a few steps. The other half starts as ever, and is what is trained.
 
 Shapes: N tokens, I inputs, O outputs, r rank.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import partial
 from itertools import chain
 
 import torch
@@ -24,6 +28,7 @@ from llama_recipes.model.attention import DocumentAttention
 from llama_recipes.model.llama import Linear, Llama
 from llama_recipes.model.rope import rotation_table
 from llama_recipes.model.weights import TensorSource, checkpoint_key
+from llama_recipes.quantization.linear import FourBitLinear, Int8Linear
 
 _DAMPING = 1e-3
 """Of the mean of C's diagonal: directions that few tokens have shown are not trusted."""
@@ -36,11 +41,11 @@ _OVERSAMPLED, _ITERATIONS = 8, 4
 def start_from_residual(
     model: Llama, tensors: TensorSource, documents: Sequence[Sequence[int]], *, seed: int
 ) -> None:
-    """Give A and B of every wrapped quantised layer the values that `tensors`, the weights before
-    they were quantised, and the inputs that `documents` (token ids) bring about ask for.
+    """Give what is held of every wrapped quantised layer the values that `tensors`, the weights
+    before they were quantised, and the inputs that `documents` (token ids) bring about ask for.
 
-    Layer by layer from below, each on what the layers below it give with their updates, so that no
-    more than one weight is there unquantised. seed: of the randomised singular values.
+    Layer by layer from below, each on what the layers below it give by then, so that no more than
+    one weight is there unquantised. seed: of the randomised singular values.
     """
     device = model.head_weight.device
     lengths = [len(document) for document in documents]
@@ -52,24 +57,46 @@ def start_from_residual(
     x, branch = model.lower(tokens, positions, attention, 0), None
     rotation = rotation_table(model.config.rope, model.config.head_dim, positions, x.dtype)
     for number, layer in enumerate(model.layers):
-        wrapped = {
-            f"model.layers.{number}.{name}": (module, module.base)
-            for name, module in modules_of(layer, LoraLinear)
-            if not isinstance(module.base, Linear)
-        }
-        with _second_moments({name: module for name, (module, _) in wrapped.items()}) as moments:
+        wrapped = {name: (lora, base) for name, lora, base in _quantised(layer)}
+        with _second_moments({name: lora for name, (lora, _) in wrapped.items()}) as moments:
             layer(x, branch, rotation, attention)
-        for name, (module, base) in wrapped.items():
-            weight = tensors.read(checkpoint_key(f"{name}.weight")).to(device).float()
-            lost = weight - base.dequantized().weight
-            _set_update(module, *best_update(lost, moments[name], _rank(module), seed=seed))
+        for name, (lora, base) in wrapped.items():
+            key = checkpoint_key(f"model.layers.{number}.{name}.weight")
+            lost = tensors.read(key).to(device).float() - base.dequantized().weight
+            b, a = best_update(lost, moments[name], held_rank(lora), seed=seed)
+            lora.lora_A.weight[: len(a)] = a
+            lora.lora_B.weight[:, : len(a)] = b / lora.scale
         x, branch = layer(x, branch, rotation, attention)
     model.train(was_training)
 
 
+def hold_start(model: Llama) -> None:
+    """Let training leave alone what `start_from_residual` sets."""
+    for _, lora, _ in _quantised(model):
+        held = held_rank(lora)
+        a, b = lora.lora_A.weight, lora.lora_B.weight
+        a.register_hook(partial(_without, rows=held))  # type: ignore[no-untyped-call]
+        b.register_hook(partial(_without, columns=held))  # type: ignore[no-untyped-call]
+
+
+def held_rank(layer: LoraLinear) -> int:
+    """Rows of A and columns of B, the first ones, that make up for what quantisation took."""
+    return len(layer.lora_A.weight) // 2
+
+
+def _without(grad: Tensor, *, rows: int = 0, columns: int = 0) -> Tensor:
+    grad = grad.clone()
+    grad[:rows] = 0
+    grad[:, :columns] = 0
+    return grad
+
+
 def best_update(lost: Tensor, moment: Tensor, rank: int, *, seed: int) -> tuple[Tensor, Tensor]:
     """lost [O, I] and the inputs' second moment [I, I] → B [O, r] and A [r, I], whose product is
-    nearest to `lost` over those inputs. The rows of A are 1/√3 long, as a fresh A's."""
+    nearest to `lost` over those inputs; of equal length, row by column.
+
+    A smaller r where `lost` has no more directions.
+    """
     moment = moment.double()
     moment.diagonal().add_(_DAMPING * moment.diagonal().mean())
     root = torch.linalg.cholesky(moment).to(lost.dtype)
@@ -79,23 +106,20 @@ def best_update(lost: Tensor, moment: Tensor, rank: int, *, seed: int) -> tuple[
             lost @ root, q=min(rank + _OVERSAMPLED, *lost.shape), niter=_ITERATIONS
         )
     a = torch.linalg.solve_triangular(root, right[:, :rank].T, upper=False, left=False)
-    # A learning rate then means what it means for a fresh A.
-    length = a.norm(dim=1) * 3**0.5
-    return left[:, :rank] * (values[:rank] * length), a / length[:, None]
+    b = left[:, :rank] * values[:rank]
+    balance = (b.norm(dim=0) / a.norm(dim=1)).sqrt()
+    return b / balance, a * balance[:, None]
 
 
-def _rank(layer: LoraLinear) -> int:
-    return len(layer.lora_A.weight)
-
-
-def _set_update(layer: LoraLinear, b: Tensor, a: Tensor) -> None:
-    """As many directions as the layer has; where it has fewer than its rank, the rest stays."""
-    layer.lora_A.weight[: len(a)] = a
-    layer.lora_B.weight[:, : len(a)] = b / layer.scale
+def _quantised(model: nn.Module) -> Iterator[tuple[str, LoraLinear, Int8Linear | FourBitLinear]]:
+    """Name, wrapper and layer, of the layers that are kept in few bits."""
+    for name, lora in modules_of(model, LoraLinear):
+        if not isinstance(lora.base, Linear):
+            yield name, lora, lora.base
 
 
 @contextmanager
-def _second_moments(layers: dict[str, LoraLinear]) -> Iterator[dict[str, Tensor]]:
+def _second_moments(layers: Mapping[str, LoraLinear]) -> Iterator[dict[str, Tensor]]:
     """The mean of x xᵀ [I, I] over the inputs [N, I] that each layer gets in the block."""
     found: dict[str, Tensor] = {}
     last: list[tuple[Tensor, Tensor]] = []  # neighbours have the same input

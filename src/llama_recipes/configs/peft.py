@@ -34,8 +34,8 @@ class LoraConfig(Section):
     use_rslora: bool = Field(default=False, description="Scale by lora_alpha / sqrt(r) instead")
     init_lora_weights: Literal["default", "qera"] = Field(
         default="default",
-        description="What the update starts from: nothing, or what makes up best for what "
-        "quantisation took from its layer, found from a few documents of the training",
+        description="qera: half of the rank makes up for what quantisation took from the layer, as "
+        "well as that goes on a few documents of the training, and is held; the rest is trained",
     )
     modules_to_save: list[str] = Field(
         default=[],

@@ -184,6 +184,18 @@ CONFLICTS = (
         "one to go on with: leave one of them out.",
     ),
     Conflict(
+        ("lora_config.init_lora_weights", "lora_config.r"),
+        lambda c: c.lora_config.init_lora_weights == "qera" and c.lora_config.r < 2,
+        "--lora_config.r is {c.lora_config.r}, of which --lora_config.init_lora_weights qera holds "
+        "one half and trains the other: make it 2 or larger.",
+    ),
+    Conflict(
+        ("lora_config.init_lora_weights", "train_config.weight_decay"),
+        lambda c: c.lora_config.init_lora_weights == "qera" and c.train_config.weight_decay > 0,
+        "--lora_config.init_lora_weights qera and --weight_decay exclude each other: the second "
+        "would take away what the first holds; leave one of them out.",
+    ),
+    Conflict(
         ("lora_config.init_lora_weights", "train_config.enable_fsdp"),
         lambda c: (
             c.lora_config.init_lora_weights == "qera"
