@@ -83,6 +83,7 @@ def _finetune(config: RunConfig, screen: Screen, interruption: Interruption) -> 
     world, root = interruption.world, folders.checkpoints_path(config)
     checkpoint = checkpoint_to_resume(config, root, screen.warn, world)
     world.lead(lambda: folders.refuse_results(config, checkpoint))
+    world.lead(lambda: folders.refuse_lost_metrics(folders.output_path(config), checkpoint))
     world.lead(lambda: check_trackers(config))
     world.lead(lambda: folders.make_profiler_folder(config.train_config))
     source = open_model(config.train_config.model_name)
@@ -226,6 +227,7 @@ def _finetune(config: RunConfig, screen: Screen, interruption: Interruption) -> 
                 layout=config.fsdp_config.checkpoint_type,
                 run_id=run_id,
                 folder=folders.seen_from(root, folder),
+                after=checkpoint.step if checkpoint else 0,
             )
         run.instrument = watching.make_instrument(run, screen)
         ending.train(run, written_by_me, screen, facts)
