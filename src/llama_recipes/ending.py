@@ -92,7 +92,7 @@ def _end_early(run: Run, error: BaseException, folder: Path | None, screen: Scre
     if run.checkpoint is not None and isinstance(error, NonFiniteError):
         run.checkpoint.wait()  # all processes are here: what is being saved is good
     if isinstance(error, StopRequested):
-        _leave(run, error.name)
+        _leave(run, error.name, screen)
     if run.selection.saved_step is not None:
         screen.line(f"The weights after step {run.selection.saved_step} are saved in {folder}")
     raise error
@@ -125,10 +125,14 @@ def _named(documents: Sequence[int], run: Run, places: Callable[[Sequence[int]],
     return "; ".join(shown) + (f"; and {more:,} more" if more else "")
 
 
-def _leave(run: Run, name: str) -> NoReturn:
+def _leave(run: Run, name: str, screen: Screen) -> NoReturn:
     """Save what the run needs to go on, and end it. Raises Interrupted, or CheckpointError."""
     if run.checkpoint is None:
         raise KeyboardInterrupt
+    try:
+        run.checkpoint.wait()
+    except Exception as error:  # of the save before: there may be room for this one
+        screen.warn(str(error) or type(error).__name__)
     if run.selection.saved_step is None:
         run.selection.keep_last(run.progress.step)
     path = run.checkpoint()

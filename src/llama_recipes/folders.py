@@ -12,7 +12,7 @@ from llama_recipes.configs.places import checkpoints_place, saves_apart
 from llama_recipes.configs.run import RunConfig
 from llama_recipes.configs.section import is_given
 from llama_recipes.configs.training import TrainConfig
-from llama_recipes.errors import ConfigError
+from llama_recipes.errors import CheckpointError, ConfigError
 from llama_recipes.monitoring.report.files import SAMPLES_FILE
 from llama_recipes.monitoring.results import LAST, RESULTS_FILE, is_finished
 from llama_recipes.monitoring.run_facts import earlier_parts
@@ -106,6 +106,34 @@ def _refuse_checkpoints(root: Path | None, flag: str) -> None:
         f"{root} holds checkpoints of a run that did not end. Go on with it with --resume auto,"
         f" {other}"
     )
+
+
+def refuse_lost_metrics(folder: Path | None, checkpoint: Checkpoint | None) -> None:
+    """Raises CheckpointError where `folder` has less metrics of its run than `checkpoint` tells of.
+
+    They would have a gap. Where there are none at all they were removed on purpose.
+    """
+    if (
+        folder is None
+        or checkpoint is None
+        or not _same(folder, earlier_folder(checkpoint, folder))
+    ):
+        return
+    path, known = folder / METRICS_FILE, checkpoint.state["metrics_bytes"]
+    held = path.stat().st_size if path.is_file() else 0
+    if held and not _ends_line(path, known):
+        raise CheckpointError(
+            f"{path} no longer holds all that was measured until {checkpoint.path} was saved: since"
+            " then the run went on from an earlier checkpoint, or lines were removed. Go on from"
+            f" that checkpoint with --resume FOLDER, or remove {path} to go on without its lines."
+        )
+
+
+def _ends_line(path: Path, end: int) -> bool:
+    """Whether the first `end` bytes of a file are whole lines of it."""
+    with path.open("rb") as file:
+        file.seek(max(end - 1, 0))
+        return end == 0 or file.read(1) == b"\n"
 
 
 def _same(one: Path | None, other: Path | None) -> bool:

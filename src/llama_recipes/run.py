@@ -93,6 +93,7 @@ def _finetune(
     world.lead(lambda: hold.take(folders.written_to(config), screen.warn))
     checkpoint = checkpoint_to_resume(config, root, screen.warn, world)
     world.lead(lambda: folders.refuse_results(config, checkpoint))
+    world.lead(lambda: folders.refuse_lost_metrics(folders.output_path(config), checkpoint))
     world.lead(lambda: check_trackers(config))
     world.lead(lambda: folders.make_profiler_folder(config.train_config))
     source = open_model(config.train_config.model_name)
@@ -242,6 +243,7 @@ def _finetune(
                 layout=config.fsdp_config.checkpoint_type,
                 run_id=run_id,
                 folder=folders.seen_from(root, folder),
+                after=checkpoint.step if checkpoint else 0,
             )
         run.instrument = watching.make_instrument(run, screen)
         places = partial(

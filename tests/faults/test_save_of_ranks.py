@@ -24,8 +24,9 @@ SCRIPT = f"""
 import sys
 from pathlib import Path
 import torch
-from llama_recipes.checkpoint.folder import prune, write_checkpoint
+from llama_recipes.checkpoint.folder import write_checkpoint
 from llama_recipes.checkpoint.pieces import Piece
+from llama_recipes.checkpoint.retention import prune
 from llama_recipes.configs.fsdp import FsdpConfig
 from llama_recipes.errors import LlamaRecipesError
 from llama_recipes.parallel.processes import ManyProcesses

@@ -11,7 +11,8 @@ from llama_recipes.checkpoint.background import Background
 from llama_recipes.errors import CheckpointError
 from llama_recipes.finetuning import main
 from llama_recipes.parallel.world import CPU_ALONE
-from llama_recipes.training import checkpointer
+from llama_recipes.training import checkpointer, loop
+from llama_recipes.training.interruption import StopRequested
 from support.tiny_folder import jsonl, sums, tiny_folder
 
 
@@ -88,3 +89,67 @@ def test_where_a_copy_has_no_room_it_is_written_at_once(
     monkeypatch.setattr(checkpointer, "available_memory_gib", lambda device: available)
     assert main([*flags, "--max_train_step=3"]) == 0
     assert threads == ({"checkpoint", "MainThread"} if beside else {"MainThread"})
+
+
+def test_what_is_written_beside_the_training_stays_as_it_was(flags, monkeypatch):
+    write, states = checkpointer.write_checkpoint, []
+
+    def noting(root, step, state, *arguments, **more):
+        states.append((state, json.dumps(state)))
+        return write(root, step, state, *arguments, **more)
+
+    monkeypatch.setattr(checkpointer, "write_checkpoint", noting)
+    longer = [*(flag for flag in flags if "--num_epochs" not in flag), "--num_epochs=2"]
+    assert main(longer) == 0  # a save of the result behind each epoch adds to what was written
+    assert len(states) > 2
+    assert all(json.dumps(state) == text for state, text in states)
+
+
+def stopped_after(step: int, monkeypatch) -> None:
+    """A signal comes in the step after `step`."""
+    make, made = loop.train_step, []
+
+    def train_step(*arguments, **more):
+        made.append(1)
+        if len(made) > step:
+            raise StopRequested("SIGTERM")
+        return make(*arguments, **more)
+
+    monkeypatch.setattr(loop, "train_step", train_step)
+
+
+def test_a_signal_after_a_save_does_not_save_the_same_again(flags, tmp_path, monkeypatch, capsys):
+    write, written = checkpointer.write_checkpoint, []
+
+    def noting(root, step, *arguments, **more):
+        written.append(step)
+        return write(root, step, *arguments, **more)
+
+    monkeypatch.setattr(checkpointer, "write_checkpoint", noting)
+    stopped_after(2, monkeypatch)
+    assert main(flags) == 75
+    path = tmp_path / "result" / "checkpoints" / "step-00000002"
+    assert f"Stopped by SIGTERM after step 2, which is saved in {path}" in capsys.readouterr().err
+    assert path.is_dir()
+    assert written == [1, 2]
+
+
+@pytest.mark.parametrize("again", [False, True], ids=["there is room by then", "nor then"])
+def test_a_signal_after_a_save_that_failed_tries_once_more(
+    again, flags, tmp_path, monkeypatch, capsys
+):
+    write, failed = checkpointer.write_checkpoint, []
+
+    def failing(root, step, *arguments, **more):
+        if step == 2 and (again or not failed):
+            failed.append(step)
+            raise CheckpointError(f"The disk is full for the {len(failed)}. time.")
+        return write(root, step, *arguments, **more)
+
+    monkeypatch.setattr(checkpointer, "write_checkpoint", failing)
+    stopped_after(2, monkeypatch)
+    assert main(flags) == (4 if again else 75)
+    said = capsys.readouterr()
+    assert "Warning: The disk is full for the 1. time." in said.out
+    assert ("The disk is full for the 2. time." in said.err) == again
+    assert (tmp_path / "result" / "checkpoints" / "step-00000002").is_dir() == (not again)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import json
+import threading
 from pathlib import Path
 
 import pytest
@@ -13,11 +14,12 @@ from llama_recipes.checkpoint import folder as checkpoints
 from llama_recipes.checkpoint.folder import (
     newest_checkpoint,
     open_checkpoint,
-    prune,
     write_checkpoint,
 )
 from llama_recipes.checkpoint.pieces import Piece, Shards, save_pieces
+from llama_recipes.checkpoint.retention import next_part, prune, retire
 from llama_recipes.errors import CheckpointError
+from llama_recipes.parallel.world import OneProcess
 
 TENSORS = {"weights": {"a": torch.arange(6.0).reshape(2, 3)}, "random": {"cpu": torch.ones(3)}}
 PIECES = {
@@ -86,13 +88,25 @@ def test_files_outside_of_the_folder_are_not_read(tmp_path):
         open_checkpoint(path)
 
 
-@pytest.mark.parametrize("code", [errno.ENOSPC, errno.EIO, errno.EACCES])
-@pytest.mark.parametrize("place", ["save_pieces", "sync", "_sum"])
-def test_a_disk_that_fails_costs_the_new_one_alone(tmp_path, monkeypatch, code, place):
-    write(tmp_path, 1)
+FAILING = [
+    *(("save_pieces", f"{name}.safetensors") for name in PIECES),
+    *((place, f"{name}.safetensors") for place in ("sync", "_sum") for name in PIECES),
+    *(("sync", name) for name in ("state.json", "manifest.json", ".draft-step-00000002")),
+    ("_sum", "state.json"),
+]
 
-    def failing(*arguments: object, **more: object) -> None:
-        raise OSError(code, "the disk fails")
+
+@pytest.mark.parametrize("code", [errno.ENOSPC, errno.EIO, errno.EACCES])
+@pytest.mark.parametrize(("place", "name"), FAILING)
+def test_a_disk_that_fails_costs_the_new_one_alone(tmp_path, monkeypatch, code, place, name):
+    """At each file in turn; at every system call of a save: tests/faults/test_save.py."""
+    write(tmp_path, 1)
+    works = getattr(checkpoints, place)
+
+    def failing(*arguments):
+        if arguments[-1].name == name:
+            raise OSError(code, "the disk fails")
+        return works(*arguments)
 
     monkeypatch.setattr(checkpoints, place, failing)
     with pytest.raises(CheckpointError, match="the disk fails") as caught:
@@ -101,6 +115,53 @@ def test_a_disk_that_fails_costs_the_new_one_alone(tmp_path, monkeypatch, code, 
     monkeypatch.undo()
     assert names(tmp_path) == ["step-00000001"]
     assert newest_checkpoint(tmp_path, pytest.fail).step == 1
+
+
+class OneOfTwo(OneProcess):
+    """A process that exchanges texts with another thread, and waits for it no longer than 5 s."""
+
+    size = 2
+
+    def __init__(self, rank: int, meeting: threading.Barrier, told: list[str]) -> None:
+        super().__init__(torch.device("cpu"))
+        self.rank, self._meeting, self._told = rank, meeting, told
+
+    def texts(self, text: str) -> list[str]:
+        self._told[self.rank] = text
+        self._meeting.wait(5)
+        return list(self._told)
+
+    def lead(self, action) -> None:
+        if self.rank == 0:
+            action()
+        self._meeting.wait(5)
+
+
+class NoMemory(dict):
+    def items(self):
+        raise MemoryError("no room for a copy")
+
+
+def test_whatever_fails_on_one_process_is_told_to_the_other(tmp_path):
+    write(tmp_path, 1)
+    meeting, told, raised = threading.Barrier(2), ["", ""], [None, None]
+
+    def save(rank: int) -> None:
+        world, pieces = OneOfTwo(rank, meeting, told), [PIECES["weights"], NoMemory()][rank]
+        try:
+            write_checkpoint(tmp_path, 2, {}, {f"weights-{rank}": pieces}, world=world)
+        except Exception as error:
+            raised[rank] = error
+
+    threads = [threading.Thread(target=save, args=(rank,)) for rank in range(2)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert isinstance(raised[1], MemoryError)
+    assert isinstance(raised[0], CheckpointError)
+    assert "MemoryError: no room for a copy. The ones before it are intact" in str(raised[0])
+    assert names(tmp_path) == ["step-00000001"]
 
 
 def test_what_a_killed_process_left_is_no_checkpoint_and_goes(tmp_path):
@@ -116,6 +177,73 @@ def test_a_step_that_is_made_again_is_replaced(tmp_path):
     write(tmp_path, 1, run_id="before")
     write(tmp_path, 1, run_id="after")
     assert newest_checkpoint(tmp_path, pytest.fail).state["run_id"] == "after"
+
+
+def test_one_that_was_being_replaced_is_one_until_the_other_is_there(tmp_path):
+    write(tmp_path, 1)
+    write(tmp_path, 2).rename(tmp_path / "step-00000002.replaced")  # and then it was killed
+    found = newest_checkpoint(tmp_path, pytest.fail)
+    assert (found.step, found.state["note"]) == (2, [2, 0.1])
+    write(tmp_path, 3)
+    assert names(tmp_path) == [f"step-0000000{step}" for step in (1, 2, 3)]
+
+
+@pytest.mark.parametrize("step", [2, 3])
+def test_one_that_was_replaced_goes_with_the_next_save(step, tmp_path):
+    write(tmp_path, 2, "before").rename(tmp_path / "step-00000002.replaced")
+    replaced = tmp_path / "step-00000002.replaced"
+    replaced.rename(tmp_path / "aside")
+    write(tmp_path, 2, "after")
+    (tmp_path / "aside").rename(replaced)  # it was killed before it deleted the old one
+    assert newest_checkpoint(tmp_path, pytest.fail).state["run_id"] == "after"
+    write(tmp_path, step)
+    assert names(tmp_path) == sorted({"step-00000002", f"step-0000000{step}"})
+
+
+def of_part(root: Path, step: int, part: int, run_id: str = "mine") -> None:
+    write_checkpoint(root, step, {"run_id": run_id, "part": part}, PIECES)
+
+
+def test_the_newest_is_of_the_last_part_whatever_its_step(tmp_path):
+    assert next_part(tmp_path) == 1
+    for step in (1, 2, 3, 6):
+        of_part(tmp_path, step, part=1)
+    assert next_part(tmp_path) == 2
+    of_part(tmp_path, 4, part=2)  # it went on from step 3, and was killed before it deleted any
+    assert newest_checkpoint(tmp_path, pytest.fail).step == 4
+    prune(tmp_path, keep=2, never=None, run_id="mine")
+    assert names(tmp_path) == ["step-00000004", "step-00000006"]
+    prune(tmp_path, keep=1, never=None, run_id="mine")
+    assert names(tmp_path) == ["step-00000004"]
+
+
+def test_what_another_way_went_is_given_up_once_this_one_has_saved(tmp_path):
+    for step in (2, 3, 5, 6):
+        of_part(tmp_path, step, part=1)
+    of_part(tmp_path, 9, part=1, run_id="another")
+    of_part(tmp_path, 4, part=2)
+    retire(tmp_path, part=2, after=3, run_id="mine")
+    assert names(tmp_path) == [f"step-0000000{step}" for step in (2, 3, 4, 9)]
+    of_part(tmp_path, 5, part=2)
+    retire(tmp_path, part=2, after=3, run_id="mine")
+    assert names(tmp_path) == [f"step-0000000{step}" for step in (2, 3, 4, 5, 9)]
+
+
+def test_one_that_cannot_be_read_for_once_is_not_why_the_newest_goes(tmp_path, monkeypatch):
+    for step in (1, 2):
+        write(tmp_path, step)
+    read, failed = Path.read_text, []
+
+    def failing(self, **more):
+        if self.parent.name == "step-00000001" and not failed:
+            failed.append(self)
+            raise OSError(errno.EIO, "for once")
+        return read(self, **more)
+
+    monkeypatch.setattr(Path, "read_text", failing)
+    prune(tmp_path, keep=1, never=None, run_id="mine")
+    assert failed
+    assert "step-00000002" in names(tmp_path)
 
 
 def test_the_newest_the_best_and_those_of_others_stay(tmp_path):

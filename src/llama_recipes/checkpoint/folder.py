@@ -1,19 +1,22 @@
 """Checkpoints: one folder each, complete or not there at all, of safetensors and JSON alone.
 
 A folder is written beside its place, every file of it brought to the disk, and then renamed. What a
-file held is written down as a checksum, so that one that was cut or changed later is found.
+file held is written down as a checksum, so that one that was cut or changed later is found. Which
+are kept is for `retention`.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
+import math
 import re
 import shutil
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from llama_recipes.checkpoint.pieces import Pieces, Shards, save_pieces
 from llama_recipes.checkpoint.store import sync
@@ -21,7 +24,9 @@ from llama_recipes.errors import CheckpointError
 from llama_recipes.parallel.world import CPU_ALONE, World
 
 _MANIFEST, _STATE = "manifest.json", "state.json"
-_NAME = re.compile(r"step-(\d{8})")
+_NAME = re.compile(r"step-(\d{8})(?:\.replaced)?")
+_REPLACED = ".replaced"
+"""Ends the name of one whose place another of its step takes: a checkpoint until that is there."""
 _BLOCK = 1 << 22
 
 Tensors = Mapping[str, Pieces]
@@ -53,16 +58,14 @@ def write_checkpoint(
     """Publish the checkpoint of `step` below `root`; one of the same step is replaced.
 
     Every process writes its own files into one folder, which all have to see; no two of the same
-    name. Raises CheckpointError where one of them cannot; what was there before is intact then.
+    name. Raises CheckpointError where one of them cannot, and on the one that failed for another
+    reason than its disk that reason; what was there before is intact then.
     """
     path = root / f"step-{step:08}"
     draft = root / f".draft-{path.name}"
     try:
         world.lead(lambda: _in_words(step, root, lambda: _begin(root, draft)))
-        told = [json.loads(text) for text in world.texts(json.dumps(_write(tensors, draft)))]
-        if failed := [each for each in told if "failed" in each]:
-            raise _not_written(step, root, failed[0]["failed"])
-        sums = {name: digest for each in told for name, digest in each["sums"].items()}
+        sums = _written_by_all(tensors, draft, step, world)
         world.lead(
             lambda: _in_words(step, root, lambda: _complete(state, sums, draft=draft, path=path))
         )
@@ -74,22 +77,36 @@ def write_checkpoint(
 
 def _begin(root: Path, draft: Path) -> None:
     root.mkdir(parents=True, exist_ok=True)
-    _remove_drafts(root)
+    for left in root.glob(".draft-*"):  # by processes that were killed
+        shutil.rmtree(left, ignore_errors=True)
     draft.mkdir()
 
 
-def _write(files: Tensors, draft: Path) -> dict[str, Any]:
-    """Their checksums as "sums", or as "failed" why they are not written."""
-    sums = {}
+def _written_by_all(files: Tensors, draft: Path, step: int, world: World) -> dict[str, str]:
+    """Name of a file → its checksum, of the files of all processes."""
+    failure: Exception | None = None
+    mine: dict[str, Any]
     try:
-        for name, pieces in files.items():
-            file = draft / f"{name}.safetensors"
-            save_pieces(pieces, file)
-            sums[file.name] = _sum(file)
-            sync(file)
-    except OSError as error:
-        return {"failed": error.strerror or str(error)}
-    return {"sums": sums}
+        mine = {"sums": _write(files, draft)}
+    except Exception as error:  # of any kind: the others wait for a word of this process
+        failure, mine = error, {"failed": _reason(error)}
+    told = [json.loads(text) for text in world.texts(json.dumps(mine))]
+    if failure is not None and not isinstance(failure, OSError):
+        raise failure
+    if failed := [each["failed"] for each in told if "failed" in each]:
+        raise _not_written(step, draft.parent, failed[0]) from failure
+    return {name: digest for each in told for name, digest in each["sums"].items()}
+
+
+def _write(files: Tensors, draft: Path) -> dict[str, str]:
+    """Name of a file → its checksum."""
+    sums = {}
+    for name, pieces in files.items():
+        file = draft / f"{name}.safetensors"
+        save_pieces(pieces, file)
+        sums[file.name] = _sum(file)
+        sync(file)
+    return sums
 
 
 def _complete(
@@ -100,17 +117,51 @@ def _complete(
     (draft / _MANIFEST).write_text(json.dumps({"blake2b": sums}, indent=1), encoding="utf-8")
     for file in (draft / _STATE, draft / _MANIFEST, draft):
         sync(file)
-    if path.exists():  # of a run that goes on from an earlier step
-        shutil.rmtree(path)
+    if path.exists():
+        _make_way(path)
     draft.rename(path)
     sync(path.parent)
+    _settle(path.parent)
+
+
+def _make_way(path: Path) -> None:
+    """No folder can be renamed over another: the old one stays a checkpoint by another name."""
+    replaced = path.with_name(path.name + _REPLACED)
+    if replaced.exists():  # left by a process that was killed after it published `path`
+        delete(path)
+    else:
+        path.rename(replaced)
+
+
+def _settle(root: Path) -> None:
+    """Delete what was replaced. What a process was killed before it replaced has its name back."""
+    with suppress(OSError):  # the new one is published: whatever is left is for the next one
+        for replaced in root.glob(f"step-*{_REPLACED}"):
+            path = replaced.with_suffix("")
+            if path.exists():
+                delete(replaced)
+            else:
+                replaced.rename(path)
+
+
+def delete(path: Path) -> None:
+    """Raises OSError where it stays as it was."""
+    # Renamed first: one that is half deleted must not look like a checkpoint.
+    doomed = path.rename(path.with_name(f".draft-{path.name}-old"))
+    shutil.rmtree(doomed, ignore_errors=True)
 
 
 def _in_words(step: int, root: Path, action: Callable[[], None]) -> None:
     try:
         action()
     except OSError as error:
-        raise _not_written(step, root, error.strerror or str(error)) from error
+        raise _not_written(step, root, _reason(error)) from error
+
+
+def _reason(error: Exception) -> str:
+    if isinstance(error, OSError):
+        return error.strerror or str(error)
+    return f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
 
 
 def _not_written(step: int, root: Path, reason: str) -> CheckpointError:
@@ -137,55 +188,61 @@ def open_checkpoint(path: Path, *, verify: bool = True) -> Checkpoint:
         raise CheckpointError(
             f"{path} is no whole checkpoint ({reason}). Give an earlier one, or --resume auto."
         ) from error
-    return Checkpoint(path, int(name[1]), state)
+    return Checkpoint(path, _step_of(path), state)
 
 
 def newest_checkpoint(root: Path, warn: Callable[[str], None]) -> Checkpoint | None:
-    """The one of the highest step that is whole; says which it passes over. None: there is none."""
-    for path in reversed(_published(root)):
+    """The one saved last that is whole; says which it passes over. None: there is none."""
+    for found in reversed(published(root)):
         try:
-            return open_checkpoint(path)
+            return open_checkpoint(found.path)
         except CheckpointError as error:
             warn(f"{error} The checkpoint before it is tried.")
     return None
 
 
-def prune(root: Path, *, keep: int, never: int | None, run_id: str) -> None:
-    """Delete all but the `keep` newest of this run, and the one of step `never`."""
-    own = [path for path in _published(root) if _run_id(path) == run_id]
-    for path in own[:-keep]:
-        if never is None or path.name != f"step-{never:08}":
-            # Renamed first: one that is half deleted must not look like a checkpoint.
-            doomed = path.rename(path.with_name(f".draft-{path.name}-old"))
-            shutil.rmtree(doomed, ignore_errors=True)
-
-
 def has_ended(root: Path) -> bool:
     """Whether the run that saved the newest checkpoint below `root` came to its end with it."""
     try:
-        state = open_checkpoint(_published(root)[-1], verify=False).state
+        state = open_checkpoint(published(root)[-1].path, verify=False).state
         return bool(state["progress"]["stop_reason"])
     except (CheckpointError, IndexError, KeyError, TypeError):
         return False  # whoever goes on from there is told what is wrong
 
 
-def _published(root: Path) -> list[Path]:
-    """By step."""
-    return sorted(path for path in root.glob("step-*") if _NAME.fullmatch(path.name))
+class Published(NamedTuple):
+    """A checkpoint as its name and its state tell of it, unchecked; in the order of saving.
+
+    A part of a run that goes on from an earlier step has lower steps than the part before it had,
+    and is newer all the same. part, run_id: infinity and None where the state cannot be read: last,
+    so that it is said and not passed over.
+    """
+
+    part: float
+    step: int
+    in_place: bool
+    path: Path
+    run_id: str | None
 
 
-def _run_id(path: Path) -> str | None:
+def published(root: Path) -> list[Published]:
+    found = [path for path in root.glob("step-*") if _NAME.fullmatch(path.name)]
+    return sorted(_published(path) for path in found)
+
+
+def _published(path: Path) -> Published:
+    # Read once: a part of one reading and a run of another could make the newest the oldest.
     try:
-        found = json.loads((path / _STATE).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return None
-    return found.get("run_id") if isinstance(found, dict) else None
+        state = json.loads((path / _STATE).read_text(encoding="utf-8"))
+        part: float = int(state.get("part", 0))
+        run_id = state.get("run_id")
+    except (OSError, ValueError, AttributeError, TypeError):
+        part, run_id = math.inf, None
+    return Published(part, _step_of(path), not path.suffix, path, run_id)
 
 
-def _remove_drafts(root: Path) -> None:
-    """What processes that were killed left."""
-    for draft in root.glob(".draft-*"):
-        shutil.rmtree(draft, ignore_errors=True)
+def _step_of(path: Path) -> int:
+    return int(path.name[len("step-") :].removesuffix(_REPLACED))
 
 
 def _sum(path: Path) -> str:

@@ -10,8 +10,9 @@ from typing import Any
 import torch
 
 from llama_recipes.checkpoint.background import Background
-from llama_recipes.checkpoint.folder import Tensors, prune, write_checkpoint
+from llama_recipes.checkpoint.folder import Tensors, write_checkpoint
 from llama_recipes.checkpoint.pieces import Pieces
+from llama_recipes.checkpoint.retention import next_part, prune, retire
 from llama_recipes.configs.fsdp import StateDictType
 from llama_recipes.monitoring.memory import GIB, available_memory_gib
 from llama_recipes.parallel.world import World
@@ -26,7 +27,8 @@ class Checkpointer:
     """Saves `run` below `root`. For whoever goes on from what is saved:
 
     identity: of `resuming.identity`. run_id: the same in every part of a run. folder: the run's, as
-    seen from `root`. layout: whether each process writes its own part.
+    seen from `root`. layout: whether each process writes its own part. after: the step that this
+    part of the run goes on from.
     """
 
     def __init__(
@@ -39,16 +41,25 @@ class Checkpointer:
         layout: StateDictType,
         run_id: str,
         folder: str | None,
+        after: int,
     ) -> None:
         self._run, self._root, self._layout = run, root, layout
         self._identity, self._keep = identity, keep
         self._background, self._aside = Background(run.world), run.world.aside()
-        self._run_id, self._folder = run_id, folder
+        self._run_id, self._folder, self._after = run_id, folder, after
+        self._part = next_part(root) if run.world.rank == 0 else 0
+        self._saved: tuple[Path, dict[str, Any]] | None = None
 
     def __call__(self) -> Path:
-        """Save now. Raises CheckpointError, with the checkpoints before intact."""
+        """Save now, unless the last save was of this very state.
+
+        Raises CheckpointError, with the checkpoints before intact.
+        """
         self.wait()
-        state, tensors = self._now()
+        state = self._state()
+        if (path := self._saved_as(state)) is not None:
+            return path
+        tensors = tensors_of(self._run, self._layout)
         return self._write(state, tensors, self._run.selection.best_step, self._run.world)
 
     def beside(self) -> None:
@@ -56,7 +67,7 @@ class Checkpointer:
 
         Raises CheckpointError for the checkpoint before.
         """
-        state, tensors = self._now()
+        state, tensors = self._state(), tensors_of(self._run, self._layout)
         held = sum(p.rows.nbytes for pieces in tensors.values() for p in pieces.values()) / GIB
         available = available_memory_gib(torch.device("cpu"))
         fits = available is not None and held <= _SHARE * available
@@ -75,24 +86,49 @@ class Checkpointer:
         """Until nothing is being saved. Raises CheckpointError."""
         self._background.wait()
 
-    def _now(self) -> tuple[dict[str, Any], Tensors]:
-        run = self._run
-        state = {
-            "step": run.progress.step,
+    def _state(self) -> dict[str, Any]:
+        return {
+            "step": self._run.progress.step,
             "run_id": self._run_id,
+            "part": self._part,
             "output_dir": self._folder,
             "identity": self._identity,
-            **state_of(run),
+            **state_of(self._run),
         }
-        return state, tensors_of(run, self._layout)
+
+    def _saved_as(self, state: dict[str, Any]) -> Path | None:
+        """Where this part of the run saved `state` last; None where that was another state.
+
+        A signal in the step after a save asks for the same once more, when seconds may count.
+        """
+        saved = self._saved
+        same = saved is not None and _decisive(state) == saved[1] and saved[0].is_dir()
+        if saved is None or not all(each for (each,) in self._run.world.exchange([same])):
+            return None
+        return saved[0]
 
     def _write(
         self, state: dict[str, Any], tensors: Tensors, best: int | None, world: World
     ) -> Path:
         path = write_checkpoint(self._root, state["step"], state, tensors, world=world)
+        self._saved = path, _decisive(state)
         if world.rank == 0:
+            retire(self._root, part=self._part, after=self._after, run_id=self._run_id)
             prune(self._root, keep=self._keep, never=best, run_id=self._run_id)
         return path
+
+
+def _decisive(state: Mapping[str, Any]) -> dict[str, Any]:
+    """What of a state decides how the run goes on, as it is now.
+
+    Neither clocks nor which weights the run's folder holds do: what is there is written again.
+    """
+    no_matter = {"epoch_elapsed", "saved_step", "save_seconds"}
+    parts = {
+        part: {name: value for name, value in state[part].items() if name not in no_matter}
+        for part in ("progress", "selection")
+    }
+    return {**state, **parts}
 
 
 def _copied(pieces: Pieces) -> Pieces:

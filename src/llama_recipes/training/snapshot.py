@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping
+from copy import deepcopy
 from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any
@@ -86,10 +87,13 @@ def save_optimizer(run: Run, folder: Path) -> None:
 
 
 def state_of(run: Run) -> dict[str, Any]:
-    """What is no tensor, ready for JSON. Brings the metrics that were written to the disk."""
+    """What is no tensor, ready for JSON. Brings the metrics that were written to the disk.
+
+    All of it is copied: it may be written while the run goes on.
+    """
     run.count_time()
     selection = {
-        field.name: getattr(run.selection, field.name)
+        field.name: deepcopy(getattr(run.selection, field.name))
         for field in fields(run.selection)
         if field.name not in ("save", "patience")
     }
