@@ -44,12 +44,14 @@ class ExportFlags(Section):
     debug: bool = Field(default=False, description="Show the traceback of an error too")
 
     def problems(self) -> list[str]:
+        from llama_recipes.gguf_metadata import is_gguf  # not for --help, which has to be quick
+
         problems = []
         if not self.model_name:
             problems.append(no_model_named(PROG))
         if not self.output:
             problems.append("--output is not given: name a .gguf file, or a folder.")
-        elif self.dtype == "Q8_0" and Path(self.output).suffix.lower() != ".gguf":
+        elif self.dtype == "Q8_0" and not is_gguf(Path(self.output)):
             problems.append(
                 f"--dtype Q8_0 is an encoding of GGUF, but --output {self.output} does not end in"
                 " .gguf. Name a .gguf file, or another --dtype."

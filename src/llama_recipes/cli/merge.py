@@ -40,12 +40,14 @@ class MergeFlags(Section):
     debug: bool = Field(default=False, description="Show the traceback of an error too")
 
     def problems(self) -> list[str]:
+        from llama_recipes.gguf_metadata import is_gguf  # not for --help, which has to be quick
+
         problems = []
         if not self.model_name:
             problems.append(f"No adapter is named. Write its folder: {PROG} ADAPTER.")
         if not self.output_dir:
             problems.append("--output_dir is not given: name a folder for the merged model.")
-        elif Path(self.output_dir).suffix.lower() == ".gguf":
+        elif is_gguf(Path(self.output_dir)):
             problems.append(
                 f"--output_dir {self.output_dir} is named like a GGUF file, and merge writes a"
                 " folder. Use llama-recipes export, which takes adapters too."

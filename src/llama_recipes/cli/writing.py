@@ -10,9 +10,10 @@ from typing import Literal
 
 from llama_recipes.cli.places import refuse_unwritable
 from llama_recipes.errors import ConfigError
-from llama_recipes.export.convert import convert, is_gguf
+from llama_recipes.export.convert import convert
 from llama_recipes.export.encodings import Encoding
 from llama_recipes.export.trained import plain_model
+from llama_recipes.gguf_metadata import is_gguf
 from llama_recipes.inference.load import find
 
 

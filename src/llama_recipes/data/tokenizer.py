@@ -19,6 +19,7 @@ from typing import Any
 from llama_recipes.data.example import Message
 from llama_recipes.data.tokenizer_border import Border, find_borders
 from llama_recipes.errors import CheckpointError, DataError
+from llama_recipes.gguf_metadata import is_gguf
 
 END_OF_TURN = (
     "<|eot_id|>",
@@ -195,7 +196,7 @@ def load_tokenizer(path: Path) -> Tokenizer:
 
     Never downloads and never runs code from the folder. Raises CheckpointError.
     """
-    if path.suffix == ".gguf":
+    if is_gguf(path):
         from llama_recipes.data.tokenizer_gguf import gguf_tokenizer
 
         return Tokenizer(gguf_tokenizer(path))
