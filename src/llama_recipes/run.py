@@ -32,6 +32,7 @@ from llama_recipes.monitoring.tracking import check_trackers, metrics_file
 from llama_recipes.parallel.join import joined
 from llama_recipes.parallel.shards import own_rows
 from llama_recipes.parts import (
+    made_of,
     make_loaders,
     make_schedule,
     open_documents,
@@ -107,6 +108,8 @@ def _finetune(config: RunConfig, screen: Screen, interruption: Interruption) -> 
     earlier = folders.earlier_folder(checkpoint, folder)
     run_id = checkpoint.state["run_id"] if checkpoint else uuid4().hex
     world.lead(lambda: folders.make_output_folder(config))
+    if folder is None and root is not None:
+        announce.only_checkpoints(root, screen)
     splits = open_documents(config, tokenizer, screen, world)
     preflight.check_vocabulary(splits, tokenizer, source.config)
     itself = identity(
@@ -226,6 +229,7 @@ def _finetune(config: RunConfig, screen: Screen, interruption: Interruption) -> 
                 layout=config.fsdp_config.checkpoint_type,
                 run_id=run_id,
                 folder=folders.seen_from(root, folder),
+                made_of=made_of(train, source, splits, dtype),
             )
         run.instrument = watching.make_instrument(run, screen)
         ending.train(run, written_by_me, screen, facts)
@@ -243,6 +247,8 @@ def _finetune(config: RunConfig, screen: Screen, interruption: Interruption) -> 
 
     results = ending.conclude(run, written_by_me, facts)
     announce.end(results, folder if train.save_model else None, screen)
+    if folder is None and root is not None:
+        announce.to_model(root, results["best_step"], screen)
     return results
 
 

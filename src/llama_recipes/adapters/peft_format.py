@@ -186,7 +186,7 @@ def check_adapter(model: Llama, config: AdapterConfig, folder: Path) -> None:
     if prefixes:
         tokens, *rest = prefixes[0].prefix.shape
         shapes[_PROMPTS] = (tokens, len(prefixes) * torch.Size(rest).numel())
-    _check(read_header(folder).shapes, shapes, folder)
+    refuse_differences(read_header(folder).shapes, shapes, folder)
 
 
 def _refuse_untied(
@@ -226,9 +226,10 @@ def _weights_file(folder: Path) -> Path:
     return path
 
 
-def _check(
+def refuse_differences(
     stored: dict[str, tuple[int, ...]], shapes: dict[str, tuple[int, ...]], folder: Path
 ) -> None:
+    """Raises CheckpointError that lists where what is stored is not what the model has."""
     problems = [f"missing: {key}" for key in sorted(shapes.keys() - stored.keys())]
     problems += [f"extra: {key}" for key in sorted(stored.keys() - shapes.keys())]
     problems += [

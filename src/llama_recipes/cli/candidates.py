@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import torch
 
 from llama_recipes.errors import CheckpointError, ConfigError
+from llama_recipes.inference.checkpoint import Say
 from llama_recipes.inference.load import Found, Loaded, check, find, load
 
 BASE = "base"
@@ -38,12 +39,12 @@ class Candidate:
         return load(self.found, device=device, dtype=dtype)
 
 
-def candidates(name: str, *, base: str | None, compare_with: str) -> list[Candidate]:
+def candidates(name: str, *, base: str | None, compare_with: str, say: Say) -> list[Candidate]:
     """The model, and the one that it is compared with: a base before its adapter, others after it.
 
-    Raises ConfigError and CheckpointError, also where the two see other tokens.
+    say: as for `find`. Raises ConfigError and CheckpointError, also where the two see other tokens.
     """
-    found = find(name, base=base)
+    found = find(name, base=base, say=say)
     if not compare_with:
         return [Candidate(name, found)]
     if compare_with == BASE:
@@ -54,7 +55,7 @@ def candidates(name: str, *, base: str | None, compare_with: str) -> list[Candid
             )
         pair = [Candidate(BASE, find(found.source.name)), Candidate(_TUNED, found)]
     else:
-        pair = [Candidate(name, found), Candidate(compare_with, find(compare_with))]
+        pair = [Candidate(name, found), Candidate(compare_with, find(compare_with, say=say))]
     if len({candidate.found.tokenizer.fingerprint for candidate in pair}) > 1:
         raise CheckpointError(
             f"{pair[0].name} and {pair[1].name} have different tokenizers: they would see other"

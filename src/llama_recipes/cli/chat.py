@@ -151,6 +151,7 @@ def _load(flags: ChatFlags) -> Loaded:
         prompt_format=None if flags.prompt_format == "auto" else flags.prompt_format,
         device=device,
         dtype=torch.bfloat16 if has_bf16(device) else torch.float32,
+        say=lambda text: print(text, file=sys.stderr),
     )
     if flags.system and loaded.prompt_format != "chat":
         raise ConfigError(

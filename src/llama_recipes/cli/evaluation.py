@@ -50,7 +50,10 @@ def evaluate_models(flags: EvaluateFlags, data: Data, pattern: re.Pattern[str] |
         screen.line(f"The data is that of the run: {data.run_file}")
 
     models = candidates(
-        flags.model_name, base=flags.base_model or None, compare_with=flags.compare_with
+        flags.model_name,
+        base=flags.base_model or None,
+        compare_with=flags.compare_with,
+        say=screen.line,
     )
     smallest = min(models, key=lambda model: model.limit)
     config, _ = resolve(data.config, smallest.found.source.config, screen)

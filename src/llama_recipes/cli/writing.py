@@ -33,7 +33,7 @@ def write_trained(
     """
     target = target.absolute()
     _refuse_taken(target, flag)
-    found = find(name, base=base)
+    found = find(name, base=base, say=_say)
     if only_adapters and found.adapter is None:
         raise ConfigError(
             f"{name} is no adapter: there is nothing to merge. To write it in another format, use"
@@ -47,9 +47,11 @@ def write_trained(
             f" {encoding} again, with the values that the adapter was trained on."
         )
     made_of = f"{found.source.name} and {found.adapter}" if found.adapter else found.source.name
+    # Of several checkpoints the one that was taken: another may have come by the time of comparing.
+    taken = found.name
     _say(f"Writing {made_of} to {target}, weights in {encoding} …")
     with _ended_by_sigterm():
-        convert(trained, target, encoding, name=name, base=base, compared=compared, say=_say)
+        convert(trained, target, encoding, name=taken, base=base, compared=compared, say=_say)
 
 
 @contextmanager

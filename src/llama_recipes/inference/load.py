@@ -11,11 +11,14 @@ from typing import Any, Final, get_args
 import torch
 
 from llama_recipes.adapters.peft_config import is_adapter, read_raw
-from llama_recipes.adapters.peft_format import check_adapter, check_base, read_header
-from llama_recipes.adapters.select import adapt, checkpoint_config, start_adapter
+from llama_recipes.adapters.peft_format import check_base, read_header
+from llama_recipes.adapters.saved import SavedAdapter, check_saved, load_saved, saved_config
+from llama_recipes.adapters.select import adapt, start_adapter
+from llama_recipes.checkpoint.folder import Checkpoint
 from llama_recipes.data.example import Format
 from llama_recipes.data.tokenizer import Tokenizer, holds_tokenizer, load_tokenizer
 from llama_recipes.errors import CheckpointError, ConfigError
+from llama_recipes.inference.checkpoint import Say, checkpoint_at, held
 from llama_recipes.inference.prompts import default_format
 from llama_recipes.model.llama import Llama
 from llama_recipes.model.source import ModelSource, open_model
@@ -33,13 +36,13 @@ class Found:
 
     name: what the user calls it.
     source: the base model, with rows for the tokens that the adapter adds.
-    adapter: the folder of the adapter on it, if there is one.
+    adapter: the one on it, if there is one: a folder, or a part of a checkpoint.
     quantization: how the base was kept when the adapter was trained.
     """
 
     name: str
     source: ModelSource
-    adapter: Path | None
+    adapter: SavedAdapter | None
     tokenizer: Tokenizer
     quantization: Quantization | None
     prompt_format: Format
@@ -55,6 +58,10 @@ class Loaded:
     name: str
 
 
+def _unsaid(_: str) -> None:
+    """For who does not want to hear it."""
+
+
 def load_for_inference(
     name: str,
     *,
@@ -62,14 +69,15 @@ def load_for_inference(
     prompt_format: Format | None = None,
     device: torch.device,
     dtype: torch.dtype,
+    say: Say = _unsaid,
 ) -> Loaded:
     """Find what `name` says, and load it.
 
     base: the model that an adapter is put on, where it is not the one that the adapter names.
-    prompt_format: where prompts are not to be written as in training.
+    prompt_format: where prompts are not to be written as in training. say: as for `find`.
     Raises CheckpointError and ConfigError.
     """
-    found = find(name, base=base)
+    found = find(name, base=base, say=say)
     return load(found, prompt_format=prompt_format, device=device, dtype=dtype)
 
 
@@ -96,13 +104,20 @@ def load(
     )
 
 
-def find(name: str, *, base: str | None = None) -> Found:
-    """What `name` says. base: as for `load_for_inference`. Raises CheckpointError, ConfigError."""
+def find(name: str, *, base: str | None = None, say: Say = _unsaid) -> Found:
+    """What `name` says: anything that `open_model` takes, an adapter's folder, a checkpoint of a
+    run, or the folder of its checkpoints.
+
+    base: as for `load_for_inference`, also the model that a checkpoint was trained from. say: is
+    told which of several checkpoints is taken. Raises CheckpointError, ConfigError.
+    """
     folder = Path(name).expanduser()
-    adapter = None
+    adapter: Path | None = None
     if is_adapter(folder) and not (folder / "config.json").exists():
         adapter = folder
         source = base_of(folder, base)
+    elif (checkpoint := checkpoint_at(folder, say)) is not None:
+        return _found_in(checkpoint, base)
     elif base is not None:
         raise ConfigError(
             f"--base_model is {base}, but {name} is no adapter: it holds no adapter_config.json."
@@ -123,15 +138,28 @@ def find(name: str, *, base: str | None = None) -> Found:
     )
 
 
+def _found_in(checkpoint: Checkpoint, base: str | None) -> Found:
+    parts = held(checkpoint, base)
+    # Before checkpoints said it, only the results of the run did.
+    trained = parts.facts or (_results_of(parts.run_folder) if parts.run_folder else {})
+    return Found(
+        name=str(checkpoint.path),
+        source=parts.source,
+        adapter=parts.adapter,
+        tokenizer=parts.tokenizer,
+        quantization=parts.quantization,
+        prompt_format=_format(trained) or default_format(parts.tokenizer),
+    )
+
+
 def check(found: Found) -> None:
     """Raises CheckpointError where `load` would for what is in the files; reads no weight."""
     with torch.device("meta"):
         model = Llama(found.source.config)
-        settings = None if found.adapter is None else checkpoint_config(found.adapter)
-        names = adapt(model, settings)
+        names = adapt(model, None if found.adapter is None else saved_config(found.adapter))
     check_weights(model, found.source.tensors, skip=names)
-    if found.adapter is not None and settings is not None:
-        check_adapter(model, settings, found.adapter)
+    if found.adapter is not None:
+        check_saved(model, found.adapter)
 
 
 def base_of(folder: Path, base: str | None = None) -> ModelSource:
@@ -165,7 +193,7 @@ def _named_base(folder: Path, base: str | None) -> ModelSource:
 
 def _build(found: Found, *, device: torch.device, dtype: torch.dtype, stored: torch.dtype) -> Llama:
     adapter = found.adapter
-    settings = None if adapter is None else checkpoint_config(adapter)
+    settings = None if adapter is None else saved_config(adapter)
     with torch.device("meta"):
         model = Llama(found.source.config, compute_dtype=dtype)
         names = adapt(model, settings)
@@ -175,8 +203,9 @@ def _build(found: Found, *, device: torch.device, dtype: torch.dtype, stored: to
                 parameter.data = parameter.data.to(dtype)
         quantize(model, found.quantization)
     load_weights(model, found.source.tensors, device=device, skip=names)
-    if settings is not None:
-        start_adapter(model, settings, checkpoint=str(adapter), seed=0, device=device)
+    if adapter is not None and settings is not None:
+        start_adapter(model, settings, checkpoint="", seed=0, device=device)
+        load_saved(model, adapter)
     return model.requires_grad_(False).eval()
 
 

@@ -26,7 +26,8 @@ class Checkpointer:
     """Saves `run` below `root`. For whoever goes on from what is saved:
 
     identity: of `resuming.identity`. run_id: the same in every part of a run. folder: the run's, as
-    seen from `root`. layout: whether each process writes its own part.
+    seen from `root`. layout: whether each process writes its own part. made_of: of `parts.made_of`,
+    for whoever makes a model of it.
     """
 
     def __init__(
@@ -39,11 +40,12 @@ class Checkpointer:
         layout: StateDictType,
         run_id: str,
         folder: str | None,
+        made_of: Mapping[str, Any],
     ) -> None:
         self._run, self._root, self._layout = run, root, layout
         self._identity, self._keep = identity, keep
         self._background, self._aside = Background(run.world), run.world.aside()
-        self._run_id, self._folder = run_id, folder
+        self._run_id, self._folder, self._made_of = run_id, folder, made_of
 
     def __call__(self) -> Path:
         """Save now. Raises CheckpointError, with the checkpoints before intact."""
@@ -82,6 +84,7 @@ class Checkpointer:
             "run_id": self._run_id,
             "output_dir": self._folder,
             "identity": self._identity,
+            "made_of": self._made_of,
             **state_of(run),
         }
         return state, tensors_of(run, self._layout)
