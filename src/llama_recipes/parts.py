@@ -61,9 +61,7 @@ def tokenizer_path(train: TrainConfig, source: ModelSource) -> Path:
     return locate(train.tokenizer_name, what="tokenizer", hub_files=TOKENIZER_FILES)
 
 
-def made_of(
-    train: TrainConfig, source: ModelSource, splits: Splits, dtype: torch.dtype
-) -> dict[str, Any]:
+def made_of(train: TrainConfig, source: ModelSource, splits: Splits) -> dict[str, Any]:
     """What `inference.checkpoint` needs for a model beside a checkpoint's tensors and settings.
 
     Names as they find the same things from anywhere; tokenizer: None for the model's own.
@@ -76,7 +74,6 @@ def made_of(
         "base_model": source.name,
         "tokenizer": name if on_hub else own,
         "vocab_size": source.config.vocab_size,
-        "computed_in": str(dtype).removeprefix("torch."),
         "prompt_format": splits.format,
     }
 

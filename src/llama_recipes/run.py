@@ -229,7 +229,7 @@ def _finetune(config: RunConfig, screen: Screen, interruption: Interruption) -> 
                 layout=config.fsdp_config.checkpoint_type,
                 run_id=run_id,
                 folder=folders.seen_from(root, folder),
-                made_of=made_of(train, source, splits, dtype),
+                made_of=made_of(train, source, splits),
             )
         run.instrument = watching.make_instrument(run, screen)
         ending.train(run, written_by_me, screen, facts)

@@ -86,12 +86,12 @@ def held(checkpoint: Checkpoint, base: str | None) -> Held:
     config = recorded_adapter(identity["settings"])
     adapter = None if config is None else NamedAdapter(checkpoint.path, config, weights)
     if adapter is None:
-        frozen = facts.get("computed_in")
+        rounded = identity["settings"]["fsdp_config.pure_bf16"]
         tensors = TrainedTensors(
             source.tensors,
             weights,
             tied=source.config.tie_word_embeddings,
-            frozen=None if frozen is None else getattr(torch, frozen),
+            frozen=torch.bfloat16 if rounded else None,
         )
         source = replace(source, name=str(checkpoint.path), tensors=tensors)
     how = recorded_quantization(identity["settings"])
