@@ -1,4 +1,4 @@
-"""`llama-recipes export`: a model or an adapter as a Hugging Face folder or one GGUF file."""
+"""`llama-recipes export`: a model, an adapter or a checkpoint as a folder or one GGUF file."""
 
 from __future__ import annotations
 
@@ -23,17 +23,20 @@ tokenizer and template. What fails is removed, and the exit code is 4."""
 
 
 class ExportFlags(Section):
-    """Write a model, the result of a run, or an adapter in another format."""
+    """Write a model, the result of a run, a checkpoint of it, or an adapter in another format."""
 
     model_name: str = Field(
-        default="", description="The model or the adapter's folder, as is a word without a flag"
+        default="",
+        description="The model, the adapter's folder, a checkpoint (a folder step-…, whole or "
+        "sharded) or the folder of several, as is a word without a flag",
     )
     output: str = Field(
         default="",
         description="A file that ends in .gguf, or else a folder for transformers; new, or empty",
     )
     base_model: str = Field(
-        default="", description="The model under an adapter, where it is not the one it names"
+        default="",
+        description="The model under an adapter or a checkpoint, where it is not the one it names",
     )
     dtype: Literal["auto"] | Encoding = Field(
         default="auto",

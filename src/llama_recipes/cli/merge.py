@@ -25,7 +25,8 @@ class MergeFlags(Section):
     """Make one model, a folder that transformers loads as it is, of a base model and an adapter."""
 
     model_name: str = Field(
-        default="", description="The adapter's folder, as is a word without a flag"
+        default="",
+        description="The adapter's folder, or a checkpoint of its run, as is a word without a flag",
     )
     output_dir: str = Field(default="", description="Folder for the model; new, or empty")
     base_model: str = Field(
