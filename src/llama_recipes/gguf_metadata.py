@@ -17,6 +17,12 @@ from gguf import GGUFReader, GGUFValueType
 from llama_recipes.errors import CheckpointError
 
 
+def is_gguf(path: Path) -> bool:
+    """Whether a name is that of a GGUF file, which `model.GGUF` is too; whoever writes or reads one
+    asks here, so that what is written under a name can be read under it."""
+    return path.suffix.lower() == ".gguf"
+
+
 @dataclass(frozen=True, slots=True)
 class GgufTensor:
     """One tensor's place in the file.

@@ -103,6 +103,23 @@ def tokenizer_path(train: TrainConfig, source: ModelSource) -> Path:
     return locate(train.tokenizer_name, what="tokenizer", hub_files=TOKENIZER_FILES)
 
 
+def made_of(train: TrainConfig, source: ModelSource, splits: Splits) -> dict[str, Any]:
+    """What `inference.checkpoint` needs for a model beside a checkpoint's tensors and settings.
+
+    Names as they find the same things from anywhere; tokenizer: None for the model's own.
+    """
+    path = tokenizer_path(train, source)
+    name = train.tokenizer_name
+    on_hub = name is not None and not Path(name).expanduser().exists()
+    own = None if path == source.path else str(path.absolute())
+    return {
+        "base_model": source.name,
+        "tokenizer": name if on_hub else own,
+        "vocab_size": source.config.vocab_size,
+        "prompt_format": splits.format,
+    }
+
+
 def open_documents(config: RunConfig, tokenizer: Tokenizer, screen: Screen, world: World) -> Splits:
     train = config.train_config
     splits = open_splits(

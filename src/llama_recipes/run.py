@@ -36,6 +36,7 @@ from llama_recipes.monitoring.tracking import check_trackers, metrics_file
 from llama_recipes.parallel.join import joined
 from llama_recipes.parallel.shards import own_rows
 from llama_recipes.parts import (
+    made_of,
     make_loaders,
     make_schedule,
     make_up_for_quantization,
@@ -122,6 +123,8 @@ def _finetune(
     run_id = checkpoint.state["run_id"] if checkpoint else uuid4().hex
     world.lead(lambda: folders.make_folders(config))
     world.lead(lambda: hold.take(folders.written_to(config), screen.warn))  # those that are new
+    if folder is None and root is not None:
+        announce.only_checkpoints(root, screen)
     splits = open_documents(config, tokenizer, screen, world)
     preflight.check_vocabulary(splits, tokenizer, source.config)
     itself = identity(
@@ -244,6 +247,7 @@ def _finetune(
                 run_id=run_id,
                 folder=folders.seen_from(root, folder),
                 after=checkpoint.step if checkpoint else 0,
+                made_of=made_of(train, source, splits),
             )
         run.instrument = watching.make_instrument(run, screen)
         places = partial(
@@ -268,6 +272,8 @@ def _finetune(
 
     results = ending.conclude(run, written_by_me, facts)
     announce.end(results, folder if train.save_model else None, screen)
+    if folder is None and root is not None:
+        announce.to_model(root, results["best_step"], screen)
     return results
 
 

@@ -68,6 +68,12 @@ def test_an_adapter_as_gguf(said, adapter, tmp_path):
     assert said("chat", target, "--prompt", "Hi", "--max_new_tokens", 3).strip()
 
 
+def test_a_gguf_file_may_be_called_in_capitals(said, base, tmp_path):
+    said("export", base, "--output", tmp_path / "MODEL.GGUF", "--dtype", "Q8_0")
+    for name in (tmp_path, tmp_path / "MODEL.GGUF"):
+        assert said("chat", name, "--prompt", "Hi", "--max_new_tokens", 3).strip()
+
+
 def test_a_full_model_without_a_comparison(said, base, tmp_path):
     out = said("export", base, f"--output={tmp_path / 'half'}", "--dtype=F16", "--no_compare")
     assert "fresh process" not in out

@@ -51,11 +51,12 @@ def test_a_folder(folder):
     assert set(source.tensors.shapes) == set(MODEL.state_dict())
 
 
-def test_a_gguf_file_and_a_folder_that_holds_one(tmp_path):
-    write_gguf(tmp_path / "tiny.gguf", MODEL)
-    for name in (tmp_path, tmp_path / "tiny.gguf"):
-        source = open_model(str(name))
-        assert source.path == tmp_path / "tiny.gguf"
+@pytest.mark.parametrize("name", ["tiny.gguf", "TINY.GGUF"])
+def test_a_gguf_file_and_a_folder_that_holds_one(name, tmp_path):
+    write_gguf(tmp_path / name, MODEL)
+    for place in (tmp_path, tmp_path / name):
+        source = open_model(str(place))
+        assert source.path == tmp_path / name
         assert source.generation_config is None
 
 

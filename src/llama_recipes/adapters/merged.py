@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from pathlib import Path
 
 import torch
 from torch import Tensor
 
 from llama_recipes.adapters.lora import LINEAR_NAMES, lora_scale
-from llama_recipes.adapters.peft_format import read_tensors
-from llama_recipes.adapters.select import adapt, checkpoint_config
+from llama_recipes.adapters.saved import SavedAdapter, read_saved, saved_config
+from llama_recipes.adapters.select import adapt
 from llama_recipes.configs.peft import LoraConfig
 from llama_recipes.errors import CheckpointError
 from llama_recipes.model.config import LlamaConfig
@@ -31,11 +30,11 @@ class MergedTensors:
         self,
         base: TensorSource,
         config: LlamaConfig,
-        adapter: Path,
+        adapter: SavedAdapter,
         *,
         how: Quantization | None = None,
     ) -> None:
-        settings = checkpoint_config(adapter)
+        settings = saved_config(adapter)
         if not isinstance(settings, LoraConfig):
             raise CheckpointError(
                 f"The adapter in {adapter} adds prompts to the attention, which no weight of a"
@@ -47,7 +46,7 @@ class MergedTensors:
             adapt(model, settings)
             quantize(model, how)
         self._base, self._how = base, how
-        self._stored = read_tensors(model, settings, adapter)
+        self._stored = read_saved(model, adapter)
         self._scale = lora_scale(settings)
         self.shapes: Mapping[str, tuple[int, ...]] = base.shapes
 

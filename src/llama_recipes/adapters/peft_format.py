@@ -198,7 +198,8 @@ def check_adapter(model: Llama, config: AdapterConfig, folder: Path) -> None:
         tokens, *rest = prefixes[0].prefix.shape
         shapes[_PROMPTS] = (tokens, len(prefixes) * torch.Size(rest).numel())
     header = read_header(folder)
-    _check(header.shapes, shapes, folder, remedy=_INCOMPLETE if header.base else _ANOTHER_BASE)
+    remedy = _INCOMPLETE if header.base else ANOTHER_BASE
+    refuse_differences(header.shapes, shapes, folder, remedy=remedy)
 
 
 def _refuse_untied(
@@ -238,7 +239,7 @@ def _weights_file(folder: Path) -> Path:
     return path
 
 
-_ANOTHER_BASE = "Give the base model that the adapter was made for."
+ANOTHER_BASE = "Give the base model that the adapter was made for."
 _INCOMPLETE = (
     "The base model is the one that it was trained on, so that the adapter's own files are"
     " incomplete or do not belong together: copy them again from where they were saved, or save"
@@ -247,13 +248,14 @@ _INCOMPLETE = (
 """For an adapter that tells its base, which `check_base` compares before."""
 
 
-def _check(
+def refuse_differences(
     stored: dict[str, tuple[int, ...]],
     shapes: dict[str, tuple[int, ...]],
     folder: Path,
     *,
-    remedy: str,
+    remedy: str = ANOTHER_BASE,
 ) -> None:
+    """Raises CheckpointError that lists where what is stored is not what the model has."""
     problems = [f"missing: {key}" for key in sorted(shapes.keys() - stored.keys())]
     problems += [f"extra: {key}" for key in sorted(stored.keys() - shapes.keys())]
     problems += [

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -41,6 +42,18 @@ def adapter_config(config: RunConfig) -> AdapterConfig | None:
         return checkpoint_config(Path(train.from_peft_checkpoint).expanduser())
     chosen = config.section(f"{train.peft_method}_config")
     assert isinstance(chosen, AdapterConfig)
+    return chosen
+
+
+def recorded_adapter(settings: Mapping[str, Any]) -> AdapterConfig | None:
+    """That of a run by its settings, named as `lora_config.r`, as a checkpoint keeps them."""
+    if not settings["train_config.use_peft"]:
+        return None
+    method = settings["train_config.peft_method"]
+    fields = _METHODS[method].model_fields
+    chosen: AdapterConfig = _METHODS[method].model_validate(
+        {name: settings[f"{method}_config.{name}"] for name in fields}
+    )
     return chosen
 
 

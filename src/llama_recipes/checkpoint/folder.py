@@ -171,31 +171,54 @@ def _not_written(step: int, root: Path, reason: str) -> CheckpointError:
     )
 
 
-def open_checkpoint(path: Path, *, verify: bool = True) -> Checkpoint:
-    """Raises CheckpointError for one that is missing, cut or changed.
+def is_checkpoint(path: Path) -> bool:
+    """Whether a folder has the name that a checkpoint's has."""
+    return _NAME.fullmatch(path.name) is not None
 
-    verify: read every file once; without it another process has done so.
+
+def open_checkpoint(
+    path: Path,
+    *,
+    verify: bool = True,
+    only: str | None = None,
+    remedy: str = "Give an earlier one, or --resume auto.",
+) -> Checkpoint:
+    """Raises CheckpointError for one that is missing, cut or changed; `remedy` says what to do.
+
+    verify: read every file once; without it another process has done so. only: the tensors that are
+    wanted of it; files of others may be gone.
     """
     name = _NAME.fullmatch(path.name)
     try:
         sums = json.loads((path / _MANIFEST).read_text(encoding="utf-8"))["blake2b"]
-        wrong = [name for name, digest in sums.items() if verify and _sum(path / name) != digest]
+        read = [name for name in sums if verify and _is_wanted(name, only)]
+        wrong = [name for name in read if _sum(path / name) != sums[name]]
         if name is None or _STATE not in sums or wrong:
             raise ValueError(f"{', '.join(wrong) or 'its name'} is not what was written")
         state = json.loads((path / _STATE).read_text(encoding="utf-8"))
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         reason = error.strerror if isinstance(error, OSError) else error
         raise CheckpointError(
-            f"{path} is no whole checkpoint ({reason}). Give an earlier one, or --resume auto."
+            " ".join(filter(None, [f"{path} is no whole checkpoint ({reason}).", remedy]))
         ) from error
     return Checkpoint(path, _step_of(path), state)
 
 
-def newest_checkpoint(root: Path, warn: Callable[[str], None]) -> Checkpoint | None:
-    """The one saved last that is whole; says which it passes over. None: there is none."""
+def _is_wanted(file: str, only: str | None) -> bool:
+    of = re.fullmatch(r"(\w+)(-.*)?\.safetensors", file)
+    return only is None or of is None or of[1] == only
+
+
+def newest_checkpoint(
+    root: Path, warn: Callable[[str], None], *, only: str | None = None
+) -> Checkpoint | None:
+    """The one saved last that is whole; says which it passes over. None: there is none.
+
+    only: as for `open_checkpoint`.
+    """
     for found in reversed(published(root)):
         try:
-            return open_checkpoint(found.path)
+            return open_checkpoint(found.path, only=only, remedy="")
         except CheckpointError as error:
             warn(f"{error} The checkpoint before it is tried.")
     return None

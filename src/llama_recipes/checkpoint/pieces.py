@@ -51,7 +51,7 @@ class _Place:
 
 class Shards:
     """The tensors of some files of `save_pieces`, each by rows; nothing is read before it is asked
-    for."""
+    for. A `TensorSource`."""
 
     def __init__(self, files: Sequence[Path]) -> None:
         self.shapes: dict[str, tuple[int, ...]] = {}
@@ -79,6 +79,15 @@ class Shards:
 
     def whole(self, key: str) -> Tensor:
         return self.rows(key, 0, self.shapes[key][0] if self.shapes[key] else 1)
+
+    def dtype(self, key: str) -> torch.dtype:
+        return self._read(self._places[key][0], key, 0, 0).dtype
+
+    def read(self, key: str, start: int = 0, stop: int | None = None) -> Tensor:
+        """Rows `start` to `stop` of a tensor that has some. Raises CheckpointError."""
+        rows = self.shapes[key][0]
+        stop = rows if stop is None else min(stop, rows)
+        return self.rows(key, start, max(0, stop - start))
 
     def _read(self, place: _Place, key: str, start: int, stop: int) -> Tensor:
         with safe_open(place.file, framework="pt") as file:

@@ -10,6 +10,7 @@ from llama_recipes.cli.data_flags import run_file_of
 from llama_recipes.configs.flags import read
 from llama_recipes.configs.section import is_given
 from llama_recipes.errors import CheckpointError, ConfigError
+from llama_recipes.inference.checkpoint import Say
 from llama_recipes.inference.load import Found, Loaded, check, find, load
 from llama_recipes.quantization.kept import Kept
 
@@ -43,21 +44,22 @@ class Candidate:
 
 
 def candidates(
-    name: str, *, base: str | None, compare_with: str, kept: Kept | None
+    name: str, *, base: str | None, compare_with: str, kept: Kept | None, say: Say
 ) -> list[Candidate]:
     """The model, and the one that it is compared with: a base before its adapter, others after it.
 
-    kept: how bases are kept, where an adapter does not tell; None: as they are. Raises ConfigError
-    and CheckpointError, also where the two see other tokens.
+    kept: how bases are kept, where an adapter does not tell; None: as they are. say: as for `find`.
+    Raises ConfigError and CheckpointError, also where the two see other tokens.
     """
-    found = find(name, base=base, kept=kept)
+    found = find(name, base=base, kept=kept, say=say)
     if not compare_with:
         return [Candidate(name, found)]
     if compare_with == BASE:
         under = found.source.name if found.adapter else _trained_from(name)
         pair = [Candidate(BASE, find(under, kept=kept)), Candidate(_TUNED, found)]
     else:
-        pair = [Candidate(name, found), Candidate(compare_with, find(compare_with, kept=kept))]
+        other = find(compare_with, kept=kept, say=say)
+        pair = [Candidate(name, found), Candidate(compare_with, other)]
     if len({candidate.found.tokenizer.fingerprint for candidate in pair}) > 1:
         raise CheckpointError(
             f"{pair[0].name} and {pair[1].name} have different tokenizers: they would see other"

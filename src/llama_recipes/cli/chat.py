@@ -154,6 +154,7 @@ def _load(flags: ChatFlags) -> Loaded:
         flags.model_name,
         base=flags.base_model or None,
         kept=kept_as(flags.quantization, flags.quant_type, flags.use_double_quant),
+        say=lambda text: print(text, file=sys.stderr),
     )
     if found.warning:
         print(f"Warning: {found.warning}", file=sys.stderr)

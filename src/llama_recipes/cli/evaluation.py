@@ -56,6 +56,7 @@ def evaluate_models(flags: EvaluateFlags, data: Data, pattern: re.Pattern[str] |
         base=flags.base_model or None,
         compare_with=flags.compare_with,
         kept=kept_as(flags.quantization, flags.quant_type, flags.use_double_quant),
+        say=screen.line,
     )
     for model in models:
         for warning in model.found.warning, other_split(model.name, data.config, flags.split):

@@ -1,4 +1,4 @@
-"""`llama-recipes export`: a model or an adapter as a Hugging Face folder or one GGUF file."""
+"""`llama-recipes export`: a model, an adapter or a checkpoint as a folder or one GGUF file."""
 
 from __future__ import annotations
 
@@ -24,17 +24,20 @@ tokenizer and template. What fails is removed, and the exit code is 4."""
 
 
 class ExportFlags(Section):
-    """Write a model, the result of a run, or an adapter in another format."""
+    """Write a model, the result of a run, a checkpoint of it, or an adapter in another format."""
 
     model_name: str = Field(
-        default="", description="The model or the adapter's folder, as is a word without a flag"
+        default="",
+        description="The model, the adapter's folder, a checkpoint (a folder step-…, whole or "
+        "sharded) or the folder of several, as is a word without a flag",
     )
     output: str = Field(
         default="",
         description="A file that ends in .gguf, or else a folder for transformers; new, or empty",
     )
     base_model: str = Field(
-        default="", description="The model under an adapter, where it is not the one it names"
+        default="",
+        description="The model under an adapter or a checkpoint, where it is not the one it names",
     )
     quantization: Bits = None
     quant_type: QuantType = "nf4"
@@ -48,12 +51,14 @@ class ExportFlags(Section):
     debug: bool = Field(default=False, description="Show the traceback of an error too")
 
     def problems(self) -> list[str]:
+        from llama_recipes.gguf_metadata import is_gguf  # not for --help, which has to be quick
+
         problems = []
         if not self.model_name:
             problems.append(no_model_named(PROG))
         if not self.output:
             problems.append("--output is not given: name a .gguf file, or a folder.")
-        elif self.dtype == "Q8_0" and Path(self.output).suffix.lower() != ".gguf":
+        elif self.dtype == "Q8_0" and not is_gguf(Path(self.output)):
             problems.append(
                 f"--dtype Q8_0 is an encoding of GGUF, but --output {self.output} does not end in"
                 " .gguf. Name a .gguf file, or another --dtype."

@@ -26,7 +26,8 @@ class MergeFlags(Section):
     """Make one model, a folder that transformers loads as it is, of a base model and an adapter."""
 
     model_name: str = Field(
-        default="", description="The adapter's folder, as is a word without a flag"
+        default="",
+        description="The adapter's folder, or a checkpoint of its run, as is a word without a flag",
     )
     output_dir: str = Field(default="", description="Folder for the model; new, or empty")
     base_model: str = Field(
@@ -44,12 +45,14 @@ class MergeFlags(Section):
     debug: bool = Field(default=False, description="Show the traceback of an error too")
 
     def problems(self) -> list[str]:
+        from llama_recipes.gguf_metadata import is_gguf  # not for --help, which has to be quick
+
         problems = []
         if not self.model_name:
             problems.append(f"No adapter is named. Write its folder: {PROG} ADAPTER.")
         if not self.output_dir:
             problems.append("--output_dir is not given: name a folder for the merged model.")
-        elif Path(self.output_dir).suffix.lower() == ".gguf":
+        elif is_gguf(Path(self.output_dir)):
             problems.append(
                 f"--output_dir {self.output_dir} is named like a GGUF file, and merge writes a"
                 " folder. Use llama-recipes export, which takes adapters too."

@@ -10,9 +10,10 @@ from typing import Literal
 
 from llama_recipes.cli.places import refuse_unwritable
 from llama_recipes.errors import ConfigError
-from llama_recipes.export.convert import convert, is_gguf
+from llama_recipes.export.convert import convert
 from llama_recipes.export.encodings import Encoding
 from llama_recipes.export.trained import plain_model
+from llama_recipes.gguf_metadata import is_gguf
 from llama_recipes.inference.load import find
 from llama_recipes.quantization.kept import Kept
 
@@ -35,7 +36,7 @@ def write_trained(
     """
     target = target.absolute()
     _refuse_taken(target, flag)
-    found = find(name, base=base, kept=kept)
+    found = find(name, base=base, kept=kept, say=_say)
     if only_adapters and found.adapter is None:
         raise ConfigError(
             f"{name} is no adapter: there is nothing to merge. To write it in another format, use"
@@ -56,13 +57,15 @@ def write_trained(
             f" {encoding} again, with the values that the adapter was trained on."
         )
     made_of = f"{found.source.name} and {found.adapter}" if found.adapter else found.source.name
+    # Of several checkpoints the one that was taken: another may have come by the time of comparing.
+    taken = found.name
     _say(f"Writing {made_of} to {target}, weights in {encoding} …")
     with _ended_by_sigterm():
         convert(
             trained,
             target,
             encoding,
-            name=name,
+            name=taken,
             base=base,
             kept=kept,
             compared=compared,

@@ -24,7 +24,7 @@ def checkpoints_place(setting: Lookup, folder: Path | None) -> Path | None:
         return None
     if not saves_apart(setting):
         return folder / CHECKPOINTS if folder else None
-    # As in the original, whose converter looks for them there.
+    # As in the original; `llama-recipes export` makes a model of what stands there.
     begin = setting("train_config.dist_checkpoint_folder")
     name = f"{begin}-{Path(setting('train_config.model_name')).name}"
     return Path(setting("train_config.dist_checkpoint_root_folder")).expanduser() / name

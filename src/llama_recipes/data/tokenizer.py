@@ -19,6 +19,7 @@ from typing import Any
 from llama_recipes.data.example import Message
 from llama_recipes.data.tokenizer_border import Border, find_borders
 from llama_recipes.errors import CheckpointError, DataError
+from llama_recipes.gguf_metadata import is_gguf
 
 END_OF_TURN = (
     "<|eot_id|>",
@@ -200,7 +201,7 @@ def load_tokenizer(path: Path, *, or_else: str = "") -> Tokenizer:
     Never downloads and never runs code from the folder. or_else: NAME_ANOTHER, where the command
     has that flag. Raises CheckpointError.
     """
-    if path.suffix == ".gguf":
+    if is_gguf(path):
         from llama_recipes.data.tokenizer_gguf import gguf_tokenizer
 
         return Tokenizer(gguf_tokenizer(path, or_else=or_else))

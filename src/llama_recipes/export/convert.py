@@ -20,15 +20,11 @@ from llama_recipes.export.fresh_process import compare_afresh
 from llama_recipes.export.gguf import write_gguf
 from llama_recipes.export.hf import save_shape, save_tokenizer, save_weights
 from llama_recipes.export.trained import DTYPES, Trained
+from llama_recipes.gguf_metadata import is_gguf
 from llama_recipes.monitoring.results import RESULTS_FILE
 from llama_recipes.quantization.kept import Kept
 
 Say = Callable[[str], None]
-
-
-def is_gguf(target: Path) -> bool:
-    """Whether `convert` writes one GGUF file there."""
-    return target.suffix.lower() == ".gguf"
 
 
 def convert(

@@ -8,14 +8,23 @@ from pathlib import Path
 import torch
 
 from llama_recipes.adapters.peft_config import is_adapter, read_raw
-from llama_recipes.adapters.peft_format import check_adapter, check_base, read_header
-from llama_recipes.adapters.select import adapt, checkpoint_config, start_adapter
+from llama_recipes.adapters.peft_format import check_base, read_header
+from llama_recipes.adapters.saved import SavedAdapter, check_saved, load_saved, saved_config
+from llama_recipes.adapters.select import adapt, start_adapter
+from llama_recipes.checkpoint.folder import Checkpoint
 from llama_recipes.configs.peft import AdapterConfig
 from llama_recipes.data.example import Format
 from llama_recipes.data.tokenizer import Tokenizer, holds_tokenizer, load_tokenizer
 from llama_recipes.errors import CheckpointError, ConfigError
+from llama_recipes.inference.checkpoint import Say, checkpoint_at, held
 from llama_recipes.inference.prompts import default_format
-from llama_recipes.inference.record import format_of, settled, untold
+from llama_recipes.inference.record import (
+    format_in,
+    format_of,
+    refuse_another,
+    settled,
+    untold,
+)
 from llama_recipes.model.llama import Llama
 from llama_recipes.model.source import ModelSource, open_model
 from llama_recipes.model.vocabulary import with_vocabulary
@@ -30,14 +39,14 @@ class Found:
 
     name: what the user calls it.
     source: the base model, with rows for the tokens that the adapter adds.
-    adapter: the folder of the adapter on it, if there is one.
+    adapter: the one on it, if there is one: a folder, or a part of a checkpoint.
     quantization: how the base is kept: under an adapter, as when that was trained.
     warning: a sentence where nothing tells how that was; else empty.
     """
 
     name: str
     source: ModelSource
-    adapter: Path | None
+    adapter: SavedAdapter | None
     tokenizer: Tokenizer
     quantization: Quantization | None
     prompt_format: Format
@@ -54,6 +63,10 @@ class Loaded:
     name: str
 
 
+def _unsaid(_: str) -> None:
+    """For who does not want to hear it."""
+
+
 def load_for_inference(
     name: str,
     *,
@@ -61,14 +74,15 @@ def load_for_inference(
     prompt_format: Format | None = None,
     device: torch.device,
     dtype: torch.dtype,
+    say: Say = _unsaid,
 ) -> Loaded:
     """Find what `name` says, and load it.
 
     base: the model that an adapter is put on, where it is not the one that the adapter names.
-    prompt_format: where prompts are not to be written as in training.
+    prompt_format: where prompts are not to be written as in training. say: as for `find`.
     Raises CheckpointError and ConfigError.
     """
-    found = find(name, base=base)
+    found = find(name, base=base, say=say)
     return load(found, prompt_format=prompt_format, device=device, dtype=dtype)
 
 
@@ -95,16 +109,23 @@ def load(
     )
 
 
-def find(name: str, *, base: str | None = None, kept: Kept | None = None) -> Found:
-    """What `name` says. base: as for `load_for_inference`. Raises CheckpointError, ConfigError.
+def find(
+    name: str, *, base: str | None = None, kept: Kept | None = None, say: Say = _unsaid
+) -> Found:
+    """What `name` says: anything that `open_model` takes, an adapter's folder, a checkpoint of a
+    run, or the folder of its checkpoints.
 
-    kept: how the base is to be kept; None: as under the adapter in training, else as it is.
+    base: as for `load_for_inference`, also the model that a checkpoint was trained from. kept: how
+    the base is to be kept; None: as under the adapter in training, else as it is. say: is told
+    which of several checkpoints is taken. Raises CheckpointError, ConfigError.
     """
     folder = Path(name).expanduser()
-    adapter = None
+    adapter: Path | None = None
     if is_adapter(folder) and not (folder / "config.json").exists():
         adapter = folder
         source = base_of(folder, base)
+    elif (checkpoint := checkpoint_at(folder, say)) is not None:
+        return _found_in(checkpoint, base, kept)
     elif base is not None:
         raise ConfigError(
             f"--base_model is {base}, but {name} is no adapter: it holds no adapter_config.json."
@@ -126,16 +147,36 @@ def find(name: str, *, base: str | None = None, kept: Kept | None = None) -> Fou
     )
 
 
+def _found_in(checkpoint: Checkpoint, base: str | None, kept: Kept | None) -> Found:
+    parts = held(checkpoint, base)
+    how = parts.quantization
+    if parts.adapter is not None:
+        refuse_another(Kept(how), kept, checkpoint.path)
+    elif kept is not None:
+        how = kept.how
+    told = format_in(parts.facts)
+    if told is None and parts.run_folder is not None:
+        told = format_of(parts.run_folder)  # before checkpoints said it, only the results did
+    return Found(
+        name=str(checkpoint.path),
+        source=parts.source,
+        adapter=parts.adapter,
+        tokenizer=parts.tokenizer,
+        quantization=how,
+        prompt_format=told or default_format(parts.tokenizer),
+    )
+
+
 def check(found: Found) -> None:
     """Raises CheckpointError where `load` would for what is in the files; reads no weight."""
     with torch.device("meta"):
         model = Llama(found.source.config)
-        settings = None if found.adapter is None else checkpoint_config(found.adapter)
+        settings = None if found.adapter is None else saved_config(found.adapter)
         names = adapt(model, settings)
         _quantize(model, found, settings)
     check_weights(model, found.source.tensors, skip=names)
-    if found.adapter is not None and settings is not None:
-        check_adapter(model, settings, found.adapter)
+    if found.adapter is not None:
+        check_saved(model, found.adapter)
 
 
 def base_of(folder: Path, base: str | None = None) -> ModelSource:
@@ -169,7 +210,7 @@ def _named_base(folder: Path, base: str | None) -> ModelSource:
 
 def _build(found: Found, *, device: torch.device, dtype: torch.dtype, stored: torch.dtype) -> Llama:
     adapter = found.adapter
-    settings = None if adapter is None else checkpoint_config(adapter)
+    settings = None if adapter is None else saved_config(adapter)
     with torch.device("meta"):
         model = Llama(found.source.config, compute_dtype=dtype)
         names = adapt(model, settings)
@@ -179,8 +220,9 @@ def _build(found: Found, *, device: torch.device, dtype: torch.dtype, stored: to
                 parameter.data = parameter.data.to(dtype)
         _quantize(model, found, settings)
     load_weights(model, found.source.tensors, device=device, skip=names)
-    if settings is not None:
-        start_adapter(model, settings, checkpoint=str(adapter), seed=0, device=device)
+    if adapter is not None and settings is not None:
+        start_adapter(model, settings, checkpoint="", seed=0, device=device)
+        load_saved(model, adapter)
     return model.requires_grad_(False).eval()
 
 

@@ -19,7 +19,12 @@ _FORMATS: Final[Mapping[str, Format]] = {name: name for name in get_args(Format)
 
 def format_of(folder: Path) -> Format | None:
     """How a prompt stood before its answer; None where nothing tells. Raises CheckpointError."""
-    name = _results_of(folder).get("prompt_format")
+    return format_in(_results_of(folder))
+
+
+def format_in(told: Mapping[str, Any]) -> Format | None:
+    """The same, of what a run recorded."""
+    name = told.get("prompt_format")
     return _FORMATS.get(name) if isinstance(name, str) else None
 
 
@@ -42,13 +47,19 @@ def settled(adapter: Path, asked: Kept | None) -> Kept | None:
     None where neither says. Raises ConfigError where they differ.
     """
     told = kept_under(adapter)
-    if told is not None and asked is not None and asked != told:
+    if told is not None:
+        refuse_another(told, asked, adapter)
+    return told or asked
+
+
+def refuse_another(told: Kept, asked: Kept | None, adapter: Path) -> None:
+    """Raises ConfigError where a base is `asked` for that the adapter was not trained on."""
+    if asked is not None and asked != told:
         raise ConfigError(
             f"The flags ask for a base kept {asked.words}, but the adapter in {adapter} was trained"
             f" on one kept {told.words}: on another it is another model. Leave --quantization and"
             f" what belongs to it out, or give {told.flags}."
         )
-    return told or asked
 
 
 def untold(adapter: Path) -> str:

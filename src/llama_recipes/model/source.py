@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from llama_recipes.errors import CheckpointError
-from llama_recipes.gguf_metadata import read_gguf_header
+from llama_recipes.gguf_metadata import is_gguf, read_gguf_header
 from llama_recipes.model.config import LlamaConfig
 from llama_recipes.model.gguf_file import GgufTensors, llama_config
 from llama_recipes.model.safetensors_folder import SafetensorsFolder, weight_files
@@ -119,7 +119,7 @@ def locate(name: str, *, what: str = "model", hub_files: Sequence[str] = HUB_FIL
     path = Path(name).expanduser()
     if path.exists():
         return path
-    is_hub_id = re.fullmatch(r"[\w-][\w.-]*/[\w.-]+", name) and path.suffix != ".gguf"
+    is_hub_id = re.fullmatch(r"[\w-][\w.-]*/[\w.-]+", name) and not is_gguf(path)
     if is_hub_id and not path.parent.exists():
         return _download(name, hub_files)
     raise CheckpointError(f"There is no {what} at {name}.{_nearest(path)}")
@@ -178,7 +178,7 @@ def _refuse_links_out(folder: Path) -> None:
         path.name
         for path in sorted(root.iterdir())
         if path.is_symlink()
-        and path.suffix in (".json", ".safetensors", ".gguf", ".jinja", ".model")
+        and (is_gguf(path) or path.suffix in (".json", ".safetensors", ".jinja", ".model"))
         and not any(path.resolve().is_relative_to(place) for place in allowed)
     ]
     if outside:
@@ -190,7 +190,7 @@ def _refuse_links_out(folder: Path) -> None:
 
 def _only_gguf(folder: Path) -> Path:
     """The one GGUF file of a folder that holds no safetensors; otherwise says what it holds."""
-    files = sorted(folder.glob("*.gguf"))
+    files = [path for path in sorted(folder.iterdir()) if is_gguf(path)]
     if len(files) == 1:
         return files[0]
     if files:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 from typing import Any
 
@@ -97,6 +98,22 @@ def too_few_to_profile(steps: int, screen: Screen) -> None:
             " made: the trace will be shorter, or there will be none. Raise --num_epochs or lower"
             " --batch_size_training."
         )
+
+
+def only_checkpoints(root: Path, screen: Screen) -> None:
+    """Before a run whose weights are nowhere else: it has no --output_dir."""
+    screen.line(
+        f"--output_dir is not given: the weights are in checkpoints in {root}, and no model is"
+        " written."
+    )
+
+
+def to_model(root: Path, best_step: int | None, screen: Screen) -> None:
+    """After such a run: how its best checkpoint, or else the newest, becomes a model."""
+    best = root / f"step-{best_step or 0:08}"
+    name = best if best.is_dir() else root
+    command = shlex.join(["llama-recipes", "export", str(name), "--output", "my-model"])
+    screen.line(f"The weights are in {name}. To make a model of them: {command}")
 
 
 def end(results: dict[str, Any], saved_in: Path | None, screen: Screen) -> None:

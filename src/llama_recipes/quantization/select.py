@@ -43,6 +43,17 @@ class Quantization:
         return Quantization(4, kind, bool(raw.get("use_double_quant")))
 
 
+def recorded_quantization(settings: Mapping[str, Any]) -> Quantization | None:
+    """That of a run by its settings, named as `quantization_config.quant_type`, as a checkpoint
+    keeps them."""
+    prefix = "quantization_config."
+    section = {
+        key.removeprefix(prefix): value for key, value in settings.items() if key.startswith(prefix)
+    }
+    config = QuantizationConfig.model_validate(section)
+    return Quantization.asked_for(settings["train_config.quantization"], config)
+
+
 def quantize(model: Llama, how: Quantization | None) -> None:
     """Rewrite a model on meta: every frozen linear layer of its decoder layers is kept so.
 

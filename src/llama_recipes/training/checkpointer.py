@@ -28,7 +28,7 @@ class Checkpointer:
 
     identity: of `resuming.identity`. run_id: the same in every part of a run. folder: the run's, as
     seen from `root`. layout: whether each process writes its own part. after: the step that this
-    part of the run goes on from.
+    part of the run goes on from. made_of: of `parts.made_of`, for whoever makes a model of it.
     """
 
     def __init__(
@@ -42,11 +42,13 @@ class Checkpointer:
         run_id: str,
         folder: str | None,
         after: int,
+        made_of: Mapping[str, Any],
     ) -> None:
         self._run, self._root, self._layout = run, root, layout
         self._identity, self._keep = identity, keep
         self._background, self._aside = Background(run.world), run.world.aside()
         self._run_id, self._folder, self._after = run_id, folder, after
+        self._made_of = made_of
         self._part = next_part(root) if run.world.rank == 0 else 0
         self._saved: tuple[Path, dict[str, Any]] | None = None
 
@@ -93,6 +95,7 @@ class Checkpointer:
             "part": self._part,
             "output_dir": self._folder,
             "identity": self._identity,
+            "made_of": self._made_of,
             **state_of(self._run),
         }
 
