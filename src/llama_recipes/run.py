@@ -91,7 +91,8 @@ def _finetune(config: RunConfig, screen: Screen, interruption: Interruption) -> 
     source = open_model(config.train_config.model_name)
     base = weights_fingerprint(source.tensors)
     check_adapter_base(config, source.tensors)
-    tokenizer = load_tokenizer(tokenizer_path(config.train_config, source))
+    tokenizer_folder = tokenizer_path(config.train_config, source)
+    tokenizer = load_tokenizer(tokenizer_folder)
     known_tokens = source.config.vocab_size
     source = with_tokens_of(tokenizer, source, config.train_config, screen)
     extended = source.config.vocab_size > known_tokens
@@ -115,7 +116,8 @@ def _finetune(config: RunConfig, screen: Screen, interruption: Interruption) -> 
     itself = identity(
         config,
         model=base,
-        tokenizer=tokenizer.fingerprint,
+        tokenizer=tokenizer,
+        tokenizer_path=tokenizer_folder,
         data=splits.train,
         processes=world.size,
     )
