@@ -7,9 +7,10 @@ from pathlib import Path
 import pytest
 
 from llama_recipes.finetuning import main
+from llama_recipes.training import step
 from support.combinations import CELLS, PAGE, ROWS, Cell, Row, filled
 from support.ranks import run_jobs
-from support.side_by_side import BF16, check_same, make_inputs, metrics
+from support.side_by_side import BF16, FP16, FP32, MOMENTS, check_same, make_inputs, metrics
 from support.sixteen_bits import told_of_bf16
 
 RUN = [cell for cell in CELLS if not cell.refusal]
@@ -85,13 +86,24 @@ def test_the_default_computes_in_bf16(alone):
     assert abs(rounded[0]["loss"] - exact[0]["loss"]) > 1e-5
 
 
-def test_half_the_micro_batches_are_beyond_the_widest_bound(inputs, alone, tmp_path):
-    cell = next(cell for cell in RUN if cell.row.bound is BF16)
-    flags = cell.flags(inputs, tmp_path / "other", alone=True)
+@pytest.mark.parametrize("bound", [FP32, MOMENTS, FP16, BF16], ids=lambda bound: bound.name)
+def test_half_the_gradient_of_a_micro_batch_is_beyond_every_bound(
+    bound, inputs, alone, tmp_path, monkeypatch
+):
+    cell = next(cell for cell in RUN if cell.row.bound is bound)
+    batch_loss, calls = step.batch_loss, []
+
+    def halved(*arguments):
+        calls.append(batch_loss(*arguments))
+        here = len(calls) == 6
+        return (calls[-1] + calls[-1].detach()) / 2 if here else calls[-1]
+
+    expected = alone(cell)
+    monkeypatch.setattr(step, "batch_loss", halved)
     with told_of_bf16():
-        assert main([*flags, "--gradient_accumulation_steps=2"]) == 0
+        assert main(cell.flags(inputs, tmp_path / "other", alone=True)) == 0
     with pytest.raises(AssertionError):
-        check_same(tmp_path / "other", alone(cell), BF16)
+        check_same(tmp_path / "other", expected, bound)
 
 
 def test_the_page_is_what_the_table_makes_of_it():

@@ -146,11 +146,9 @@ def test_a_checkpoint_that_holds_fingerprints_alone_is_read(said, started, input
         sums = json.loads(manifest.read_text())
         sums["blake2b"]["state.json"] = blake2b(path.read_bytes(), digest_size=32).hexdigest()
         manifest.write_text(json.dumps(sums))
+    drift = said(f"--tokenizer_name={inputs / 'other_template'}", "--max_train_step=6")
+    assert re.search(rf"The tokenizer is {ID} \(.*\), and was {ID} in", drift)
     assert "Going on after step 4" in said("--max_train_step=6", code=0)
-    assert re.search(
-        rf"The tokenizer is {ID} \(.*\), and was {ID} in",
-        said(f"--tokenizer_name={inputs / 'other_template'}", "--max_train_step=6"),
-    )
 
 
 def test_who_means_it_goes_on(said):
