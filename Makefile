@@ -39,6 +39,7 @@ docs: .venv/dev
 	$(BIN)/python -m llama_recipes.configs.table recipes/finetuning/README.md recipes/finetuning/datasets/README.md
 	PYTHONPATH=tests $(BIN)/python -m support.layout
 	PYTHONPATH=tests $(BIN)/python -m support.arithmetic
+	PYTHONPATH=tests $(BIN)/python -m support.combinations
 
 ## The golden loss curve, after a change that is meant to move it
 golden: .venv/dev

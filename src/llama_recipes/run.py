@@ -101,7 +101,8 @@ def _finetune(
     base = weights_fingerprint(source.tensors)
     check_adapter_base(config, source.tensors)
     config = with_bits_of_adapter(config, screen)
-    tokenizer = load_tokenizer(tokenizer_path(config.train_config, source), or_else=NAME_ANOTHER)
+    tokenizer_folder = tokenizer_path(config.train_config, source)
+    tokenizer = load_tokenizer(tokenizer_folder, or_else=NAME_ANOTHER)
     known_tokens = source.config.vocab_size
     source = with_tokens_of(tokenizer, source, config.train_config, screen)
     extended = source.config.vocab_size > known_tokens
@@ -130,7 +131,8 @@ def _finetune(
     itself = identity(
         config,
         model=base,
-        tokenizer=tokenizer.fingerprint,
+        tokenizer=tokenizer,
+        tokenizer_path=tokenizer_folder,
         data=splits.train,
         processes=world.size,
     )

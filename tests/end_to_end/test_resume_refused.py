@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
 import sys
 import time
+from hashlib import blake2b
 from pathlib import Path
 
 import pytest
 
 from llama_recipes.finetuning import main
+from support.chat_tokenizers import CHATML
 from support.tiny_folder import byte_tokenizer, jsonl, sums, tiny_folder
 
 
@@ -23,8 +26,10 @@ def inputs(tmp_path_factory):
     tiny_folder(folder / "model")
     tiny_folder(folder / "other_model", seed=3)
     byte_tokenizer(eos_token="<|pad|>").save_pretrained(folder / "other_tokenizer")
+    byte_tokenizer(chat_template=CHATML + "!").save_pretrained(folder / "other_template")
+    byte_tokenizer(chat_template=None).save_pretrained(folder / "no_template")
     jsonl(folder / "train.jsonl", sums(12))
-    jsonl(folder / "other.jsonl", sums(13)[1:])
+    jsonl(folder / "other.jsonl", sums(12)[1:])
     return folder
 
 
@@ -65,9 +70,6 @@ def said(inputs, started, capsys):
         ("--seed=7", "--seed is 7, and was 42 in"),
         ("--lora_config.r=4", "--lora_config.r is 4, and was 8 in"),
         ("--quantization=8bit", "--quantization is 8bit, and was False in"),
-        ("--train_file={inputs}/other.jsonl", "The training data is another one than that of"),
-        ("--model_name={inputs}/other_model", "The model is another one than that of"),
-        ("--tokenizer_name={inputs}/other_tokenizer", "The tokenizer is another one than that of"),
     ],
 )
 def test_drift_is_named_and_refused(said, started, flag, words):
@@ -79,6 +81,74 @@ def test_drift_is_named_and_refused(said, started, flag, words):
     assert words in message
     assert held() == before  # the report's command goes on with config.yaml
     assert "--resume_with_changes to go on all the same" in message
+
+
+ID = r"[0-9a-f]{8}"
+
+
+@pytest.mark.parametrize(
+    ("flag", "what", "now", "then"),
+    [
+        (
+            "--train_file={inputs}/other.jsonl",
+            "training data",
+            rf"{ID} \(11 documents of {{inputs}}/other\.jsonl\)",
+            rf"{ID} \(12 documents of {{inputs}}/train\.jsonl\)",
+        ),
+        (
+            "--model_name={inputs}/other_model",
+            "model",
+            rf"{ID} \({{inputs}}/other_model\)",
+            rf"{ID} \({{inputs}}/model\)",
+        ),
+        (
+            "--tokenizer_name={inputs}/other_tokenizer",
+            "tokenizer",
+            rf"{ID} \({{inputs}}/other_tokenizer\)",
+            rf"{ID} \({{inputs}}/model\)",
+        ),
+        (
+            "--tokenizer_name={inputs}/other_template",
+            "chat template",
+            rf"{ID} \({{inputs}}/other_template\)",
+            rf"{ID} \({{inputs}}/model\)",
+        ),
+        (
+            "--tokenizer_name={inputs}/no_template",
+            "chat template",
+            r"none \({inputs}/no_template\)",
+            rf"{ID} \({{inputs}}/model\)",
+        ),
+    ],
+)
+def test_an_input_that_is_another_is_named_with_what_it_was(
+    said, inputs, started, flag, what, now, then
+):
+    message = said(flag)
+    words = rf"The {what} is {now}, and was {then} in ".replace("{inputs}", re.escape(str(inputs)))
+    assert re.search(words + re.escape(str(started)), message), message
+    # A template is told apart from its tokenizer, of which another one makes other data too.
+    named = set(re.findall(r"The ([a-z ]+) is \S+ \(", message))
+    assert named == {what} | ({"training data"} if what == "tokenizer" else set())
+    assert "--resume_with_changes to go on all the same" in message
+
+
+def test_a_checkpoint_that_holds_fingerprints_alone_is_read(said, started, inputs):
+    """As checkpoints were before they said where inputs came from."""
+    for path in started.glob("checkpoints/*/state.json"):
+        state = json.loads(path.read_text())
+        was = state["identity"]["inputs"]
+        was["tokenizer"]["id"] = was["tokenizer"]["with template"]
+        del was["chat template"]
+        state["identity"]["inputs"] = {name: one["id"] for name, one in was.items()}
+        path.write_text(json.dumps(state))
+        manifest = path.with_name("manifest.json")
+        sums = json.loads(manifest.read_text())
+        sums["blake2b"]["state.json"] = blake2b(path.read_bytes(), digest_size=32).hexdigest()
+        manifest.write_text(json.dumps(sums))
+    drift = said(f"--tokenizer_name={inputs / 'other_template'}", "--max_train_step=6")
+    assert re.search(rf"The tokenizer is {ID} \(.*\), and was {ID} in", drift)
+    assert "Going on after step 4" in said("--max_train_step=6", code=0)
 
 
 def test_who_means_it_goes_on(said):

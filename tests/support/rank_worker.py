@@ -2,7 +2,8 @@
 
 python -m support.rank_worker JOBS.json, with torchrun's variables in the environment. A job has
 flags, the exit code that it should end with, and perhaps a signal or a NaN: in which rank, and in
-which of the micro-batches that it computes.
+which of the micro-batches that it computes. `has_bf16`: it is told that this processor multiplies
+bf16, as `told_of_bf16` does.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ import signal
 import sys
 from collections import Counter
 from collections.abc import Callable
-from contextlib import redirect_stderr, redirect_stdout
+from contextlib import nullcontext, redirect_stderr, redirect_stdout
 from pathlib import Path
 
 import torch
@@ -24,6 +25,7 @@ from llama_recipes.finetuning import main
 from llama_recipes.model.safetensors_folder import SafetensorsFolder
 from llama_recipes.parallel.ranks import end
 from llama_recipes.training import step
+from support.sixteen_bits import told_of_bf16
 
 
 def run(path: Path) -> None:
@@ -41,6 +43,7 @@ def run(path: Path) -> None:
             redirect_stdout(file),
             redirect_stderr(file),
             counted() as received,
+            told_of_bf16() if job.get("has_bf16") else nullcontext(),
         ):
             code = main(job["flags"])
         facts = {"received": dict(received), "read": sum(READ.values())}

@@ -59,6 +59,7 @@ class Tokenizer:
     special_ids: ids of control tokens, which are not text.
     unknown_id: what stands for text that the vocabulary does not have, and for nothing else.
     fingerprint: changes whenever any text could get other ids, or any chat another text.
+    text_fingerprint: changes with the first of these alone, template_fingerprint with the second.
     """
 
     def __init__(self, hf: Any) -> None:
@@ -86,7 +87,11 @@ class Tokenizer:
         meant_so = {self.bos_id, self.pad_id, *self.stop_ids}
         self.unknown_id: int | None = None if hf.unk_token_id in meant_so else hf.unk_token_id
         self.chat_template: str | None = _default_template(hf.chat_template)
-        self.fingerprint: str = self._fingerprint()
+        self.fingerprint: str = self._fingerprint(self.chat_template)
+        self.text_fingerprint: str = self._fingerprint(None)
+        self.template_fingerprint: str = (
+            _digest(self.chat_template) if self.chat_template else "none"
+        )
         self._borders = find_borders(self._backend)
 
     def encode_batch(self, texts: list[str], continues: Sequence[bool] = ()) -> list[list[int]]:
@@ -172,17 +177,21 @@ class Tokenizer:
         """Write the files that transformers loads a tokenizer from."""
         self.hf.save_pretrained(str(folder))
 
-    def _fingerprint(self) -> str:
+    def _fingerprint(self, template: str | None) -> str:
         parts = [
             self._backend.to_str(),
-            self.chat_template,
+            template,
             self.bos_id,
             self.eos_id,
             self.pad_id,
             self.stop_ids,
             sorted(self.special_ids),
         ]
-        return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
+        return _digest(json.dumps(parts))
+
+
+def _digest(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()
 
 
 def _any_of(texts: Iterable[str]) -> re.Pattern[str]:

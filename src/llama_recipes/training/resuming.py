@@ -15,6 +15,7 @@ from llama_recipes.configs.places import CHECKPOINTS
 from llama_recipes.configs.run import RunConfig
 from llama_recipes.configs.section import flag_of
 from llama_recipes.data.store import TokenStore
+from llama_recipes.data.tokenizer import Tokenizer
 from llama_recipes.errors import CheckpointError, ConfigError
 from llama_recipes.parallel.world import World
 
@@ -34,9 +35,15 @@ counts is what is in them."""
 
 
 def identity(
-    config: RunConfig, *, model: str, tokenizer: str, data: TokenStore, processes: int
+    config: RunConfig,
+    *,
+    model: str,
+    tokenizer: Tokenizer,
+    tokenizer_path: Path,
+    data: TokenStore,
+    processes: int,
 ) -> dict[str, dict[str, Any]]:
-    """What has to be the same. model, tokenizer: fingerprints.
+    """What has to be the same. model: a fingerprint.
 
     Of `processes` and the micro-batches that each accumulates only the product counts: half as many
     processes that accumulate twice as much make the same steps.
@@ -52,8 +59,24 @@ def identity(
     }
     micro_batches = train.gradient_accumulation_steps * processes
     settings["train_config.gradient_accumulation_steps × processes"] = micro_batches
-    inputs = {"model": model, "tokenizer": tokenizer, "training data": data.digest}
+    inputs = {
+        "model": {"id": model, "from": train.model_name},
+        "tokenizer": {
+            "id": tokenizer.text_fingerprint,
+            "from": str(tokenizer_path),
+            "with template": tokenizer.fingerprint,
+        },
+        "chat template": {"id": tokenizer.template_fingerprint, "from": str(tokenizer_path)},
+        "training data": {"id": data.digest, "from": f"{len(data)} documents of {_place(config)}"},
+    }
     return {"settings": settings, "inputs": inputs}
+
+
+def _place(config: RunConfig) -> str:
+    """Where the training data comes from, in the words of its section."""
+    section = config.dataset
+    named = (getattr(section, name, "") for name in ("train_file", "file", "data_path"))
+    return next((str(place) for place in named if place), config.train_config.dataset)
 
 
 def checkpoint_to_resume(
@@ -108,9 +131,9 @@ def refuse_drift(
         if before["settings"].get(key) != value
     ]
     found += [
-        f"The {what} is another one than that of {checkpoint.path}."
-        for what, digest in present["inputs"].items()
-        if before["inputs"].get(what) != digest
+        f"The {what} is {_shown(now)}, and was {_shown(then)} in {checkpoint.path}."
+        for what, now in present["inputs"].items()
+        if (then := before["inputs"].get(what, now)) and not _is_same(now, then)
     ]
     if found and not allowed:
         raise ConfigError(
@@ -119,3 +142,18 @@ def refuse_drift(
             " --resume_with_changes to go on all the same.",
         )
     return found
+
+
+def _is_same(now: Mapping[str, str], then: Mapping[str, str] | str) -> bool:
+    """then: what the checkpoint holds; of one of an older version the fingerprint alone, of a
+    tokenizer that with its template."""
+    if isinstance(then, str):
+        return then == now.get("with template", now["id"])
+    return then["id"] == now["id"]
+
+
+def _shown(one: Mapping[str, str] | str) -> str:
+    """What a reader can tell inputs apart by: how their fingerprint begins, and their place."""
+    if isinstance(one, str):
+        return one[:8]
+    return f"{one['id'][:8]} ({one['from']})"
