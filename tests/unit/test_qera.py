@@ -10,7 +10,6 @@ import torch
 from llama_recipes.adapters.lora import LoraLinear, lora_layers
 from llama_recipes.adapters.qera import (
     best_update,
-    held_rank,
     hold_start,
     start_from_residual,
 )
@@ -31,6 +30,7 @@ ALL = LoraConfig(r=16, target_modules="all-linear", lora_dropout=0.5)
 
 def started(kind: str = "nf4", lora: LoraConfig = ALL, seed: int = 0) -> Llama:
     model = quantised(kind, lora)
+    hold_start(model)
     start_from_residual(model, InMemory(tiny_llama(**WIDE)), DOCUMENTS, seed=seed)
     return model
 
@@ -120,18 +120,31 @@ def test_the_start_is_the_same_every_time_and_draws_nothing():
         assert torch.equal(one.lora_B.weight, other.lora_B.weight)
 
 
+@pytest.mark.usefixtures("either_path")
 def test_half_of_the_rank_is_held_and_the_other_half_starts_as_ever():
     model, fresh = started(), dict(lora_layers(quantised("nf4", ALL)))
-    hold_start(model)
     loss = model(torch.tensor(DOCUMENTS[0]), torch.arange(50), DocumentAttention([50])).square()
     loss.mean().backward()
     for name, layer in lora_layers(model):
-        a, b, held = layer.lora_A.weight, layer.lora_B.weight, held_rank(layer)
+        a, b, held = layer.lora_A.weight, layer.lora_B.weight, layer.held
         assert held == 8
         assert torch.equal(a[held:], fresh[name].lora_A.weight[held:])
         assert b[:, held:].abs().max() == 0 < b[:, :held].abs().max()
         assert a.grad[:held].abs().max() == b.grad[:, :held].abs().max() == 0
         assert b.grad[:, held:].abs().max() > 0
+
+
+@pytest.mark.usefixtures("either_path")
+def test_what_is_held_is_no_part_of_dropout_and_else_an_update_like_any_other():
+    (_, layer), *_ = lora_layers(started())
+    x = inputs(20, layer.base.in_features)
+    plain = layer.eval()(x)
+    layer.held = 0
+    assert torch.allclose(layer(x), plain, rtol=1e-4, atol=1e-4)
+    layer.held = 8
+    assert torch.equal(layer.train()(x), plain)  # the other half adds nothing yet
+    layer.held = 0
+    assert not torch.allclose(layer(x), plain, rtol=1e-2, atol=1e-2)
 
 
 def test_a_rank_beyond_a_layer_s_size_keeps_the_rest_of_its_fresh_start():
@@ -140,7 +153,7 @@ def test_a_rank_beyond_a_layer_s_size_keeps_the_rest_of_its_fresh_start():
     for name, layer in lora_layers(started("nf4", wide)):
         assert isinstance(layer, LoraLinear)
         size = min(layer.base.in_features, layer.base.out_features)
-        assert size < held_rank(layer)
+        assert size < layer.held
         assert torch.equal(layer.lora_A.weight[size:], fresh[name].lora_A.weight[size:])
         assert layer.lora_B.weight[:, size:].abs().max() == 0
         assert layer.lora_A.weight.isfinite().all()

@@ -33,7 +33,11 @@ VOCABULARY_NAMES = ("embed_tokens", "lm_head")
 
 
 class LoraLinear(nn.Module):
-    """Wraps a linear layer; the wrapped one stays as `base`, which checkpoint keys do not name."""
+    """Wraps a linear layer; the wrapped one stays as `base`, which checkpoint keys do not name.
+
+    held: rows of A and columns of B, the first ones, that are part of the base in training: without
+    dropout, and without gradients.
+    """
 
     def __init__(self, base: Linear, *, rank: int, scale: float, dropout: float) -> None:
         super().__init__()
@@ -42,14 +46,20 @@ class LoraLinear(nn.Module):
         self.lora_B = Linear(rank, base.out_features)
         self.scale = scale
         self.dropout = dropout
+        self.held = 0
 
     def forward(self, x: Tensor) -> Tensor:
         y, a, b = self.base(x), self.lora_A.weight.to(x.dtype), self.lora_B.weight.to(x.dtype)
-        dropout = self.dropout if self.training else 0.0
+        if held := self.held:
+            y = self._add(y, x, a[:held].detach(), b[:, :held].detach(), dropout=0.0)
+            a, b = a[held:], b[:, held:]
+        return self._add(y, x, a, b, dropout=self.dropout if self.training else 0.0)
+
+    def _add(self, y: Tensor, x: Tensor, a: Tensor, b: Tensor, *, dropout: float) -> Tensor:
         if library.serves(x, y):
             return add_low_rank(y, x, a, b, scale=self.scale, dropout=dropout)
         dropped = F.dropout(x, dropout)
-        return y + self.scale * F.linear(F.linear(dropped, a), b)  # type: ignore[no-any-return]
+        return y + self.scale * F.linear(F.linear(dropped, a), b)
 
 
 def add_lora(model: Llama, config: LoraConfig) -> None:

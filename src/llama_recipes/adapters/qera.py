@@ -16,7 +16,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from functools import partial
 from itertools import chain
 
 import torch
@@ -41,8 +40,8 @@ _OVERSAMPLED, _ITERATIONS = 8, 4
 def start_from_residual(
     model: Llama, tensors: TensorSource, documents: Sequence[Sequence[int]], *, seed: int
 ) -> None:
-    """Give what is held of every wrapped quantised layer the values that `tensors`, the weights
-    before they were quantised, and the inputs that `documents` (token ids) bring about ask for.
+    """Give what `hold_start` holds of every layer the values that `tensors`, the weights before
+    they were quantised, and the inputs that `documents` (token ids) bring about ask for.
 
     Layer by layer from below, each on what the layers below it give by then, so that no more than
     one weight is there unquantised. seed: of the randomised singular values.
@@ -63,7 +62,7 @@ def start_from_residual(
         for name, (lora, base) in wrapped.items():
             key = checkpoint_key(f"model.layers.{number}.{name}.weight")
             lost = tensors.read(key).to(device).float() - base.dequantized().weight
-            b, a = best_update(lost, moments[name], held_rank(lora), seed=seed)
+            b, a = best_update(lost, moments[name], lora.held, seed=seed)
             lora.lora_A.weight[: len(a)] = a
             lora.lora_B.weight[:, : len(a)] = b / lora.scale
         x, branch = layer(x, branch, rotation, attention)
@@ -71,24 +70,9 @@ def start_from_residual(
 
 
 def hold_start(model: Llama) -> None:
-    """Let training leave alone what `start_from_residual` sets."""
+    """Let training leave alone what `start_from_residual` sets: half of the rank."""
     for _, lora, _ in _quantised(model):
-        held = held_rank(lora)
-        a, b = lora.lora_A.weight, lora.lora_B.weight
-        a.register_hook(partial(_without, rows=held))  # type: ignore[no-untyped-call]
-        b.register_hook(partial(_without, columns=held))  # type: ignore[no-untyped-call]
-
-
-def held_rank(layer: LoraLinear) -> int:
-    """Rows of A and columns of B, the first ones, that make up for what quantisation took."""
-    return len(layer.lora_A.weight) // 2
-
-
-def _without(grad: Tensor, *, rows: int = 0, columns: int = 0) -> Tensor:
-    grad = grad.clone()
-    grad[:rows] = 0
-    grad[:, :columns] = 0
-    return grad
+        lora.held = len(lora.lora_A.weight) // 2
 
 
 def best_update(lost: Tensor, moment: Tensor, rank: int, *, seed: int) -> tuple[Tensor, Tensor]:
