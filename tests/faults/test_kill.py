@@ -2,7 +2,7 @@
 
 Each start after a kill goes on from the newest checkpoint that was published before it: none is
 lost. A few kills in `make test`; a hundred in `make test-faults`, which writes what came of them
-to tests/faults/kills.json, where docs/reliability.md has its figures from.
+to tests/faults/kills.json, which git ignores: figures of docs/reliability.md are taken from it.
 """
 
 from __future__ import annotations
