@@ -15,10 +15,10 @@ from typing import Any
 from benchmarks import ours, trl_sft
 from benchmarks.bench import Bench
 from benchmarks.contenders import GROUPED_WITHOUT_CHECKPOINTING
-from benchmarks.quality import LR
 from benchmarks.speed import in_order
 
 PLAIN, EIGHT, FOUR, QERA, PEFT = "16 bits", "8 bits", "nf4", "nf4, qera", "nf4, peft"
+RANK, LR = 32, 4e-4
 LINEAR = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
 
 
@@ -34,6 +34,7 @@ def measure(bench: Bench) -> dict[str, Any]:
         rows=scale.micro_batch,
         lr=LR,
         save=True,
+        rank=RANK,
         target_modules=LINEAR,
     )
     bases = {PLAIN: bench.model, EIGHT: _rounded(bench, 8), FOUR: _rounded(bench, 4)}
@@ -60,6 +61,7 @@ def measure(bench: Bench) -> dict[str, Any]:
         bf16=bench.machine["bf16"],
         lr=LR,
         save_to=str(adapters[PEFT]),
+        rank=RANK,
         target_modules=LINEAR,
     )
     trl_sft.run(bench, their_job, GROUPED_WITHOUT_CHECKPOINTING, model=bases[FOUR])

@@ -42,6 +42,7 @@ class Job:
     save_to: str = ""
     packed: bool = False
     four_bit: bool = False
+    rank: int = LORA_RANK
     target_modules: tuple[str, ...] = LORA_TARGETS
 
 
@@ -139,8 +140,8 @@ def _nf4(config: Any, *, bf16: bool) -> Any:
 
 def _lora(config: Any, job: Job) -> Any:
     return config(
-        r=LORA_RANK,
-        lora_alpha=LORA_ALPHA,
+        r=job.rank,
+        lora_alpha=LORA_ALPHA * job.rank // LORA_RANK,
         lora_dropout=LORA_DROPOUT,
         target_modules=list(job.target_modules),
         task_type="CAUSAL_LM",
