@@ -114,12 +114,18 @@ def _base(checkpoint: Checkpoint, given: str | None, recorded: str | None) -> Mo
             f"{checkpoint.path} was trained from {name}, which cannot be opened: {error} If it is"
             " elsewhere now, say where with --base_model."
         ) from error
-    if weights_fingerprint(source.tensors) != checkpoint.state["identity"]["inputs"]["model"]:
+    if weights_fingerprint(source.tensors) != _known(checkpoint, "model", "id"):
         raise CheckpointError(
             f"{checkpoint.path} was trained from other weights than those of {name}. Name the very"
             " model that it was trained from with --base_model."
         )
     return source
+
+
+def _known(checkpoint: Checkpoint, what: str, by: str) -> str:
+    """The fingerprint of an input of the training; older checkpoints have nothing beside it."""
+    known = checkpoint.state["identity"]["inputs"][what]
+    return str(known[by] if isinstance(known, Mapping) else known)
 
 
 def _vocabulary(weights: TensorSource, facts: Mapping[str, Any]) -> int:
@@ -137,7 +143,7 @@ def _tokenizer(
     checkpoint: Checkpoint, recorded: str | None, source: ModelSource, run_folder: Path | None
 ) -> Tokenizer:
     """That of the training, known by its fingerprint: where it was then, or beside a result."""
-    wanted = checkpoint.state["identity"]["inputs"]["tokenizer"]
+    wanted = _known(checkpoint, "tokenizer", "with template")
     places: list[Path] = []
     with suppress(CheckpointError):  # it was moved
         named = recorded and locate(recorded, what="tokenizer", hub_files=TOKENIZER_FILES)
