@@ -16,13 +16,15 @@ from support.side_by_side import BF16, FP16, FP32, MOMENTS, Bound, flags_of_size
 PAGE = ROOT / "docs" / "distributed.md"
 STRATEGIES = tuple(str(strategy) for strategy in ShardingStrategy)
 HYBRID = str(ShardingStrategy.HYBRID_SHARD)
+_AT_ONCE = (str(ShardingStrategy.FULL_SHARD), HYBRID)
 
 
 @dataclass(frozen=True)
 class Row:
     """flags: of the run on one process too. sharded: of that on several alone. sizes: how many
     processes, beside HYBRID_SHARD, which needs four. refused: strategy → what the refusal says.
-    at_once: `make test` runs its cells of four processes too."""
+    at_once: `make test` runs its cells of four processes too, of two
+    strategies."""
 
     name: str
     flags: tuple[str, ...] = ()
@@ -46,7 +48,7 @@ class Cell:
     @property
     def is_long(self) -> bool:
         """Whether it is left to `make test-faults`: four processes on two cores take their time."""
-        return self.size == 4 and not self.row.at_once
+        return self.size == 4 and not (self.row.at_once and self.strategy in _AT_ONCE)
 
     def __str__(self) -> str:
         return f"{self.row.name.replace('`', '')}, {self.strategy}, {self.size}"

@@ -111,9 +111,10 @@ def test_an_adapter(flags, tmp_path, canary, capsys):
 def test_data(flags, tmp_path, canary, ending, capsys):
     file = plant(tmp_path / f"data{ending}", canary)
     others = [flag for flag in flags if not flag.startswith("--train_file=")]
-    assert main([*others, f"--train_file={file}"]) == 3
-    said = f"{file}: the ending of the file is not known; those that are: .jsonl"
-    assert said in capsys.readouterr().err
+    code = main([*others, f"--train_file={file}"])
+    said = capsys.readouterr().err
+    assert f"{file}: the ending of the file is not known; those that are: .jsonl" in said
+    assert code == 3
 
 
 @pytest.fixture
