@@ -138,13 +138,16 @@ def test_an_optimizer_that_was_exchanged_is_refused(flags, checkpoint, canary, c
     assert "is no whole checkpoint (optimizer.safetensors is not what was written)" in said
 
 
-def test_an_optimizer_that_was_exchanged_with_its_checksum_is_not_run(flags, checkpoint, canary):
+def test_an_optimizer_that_was_exchanged_with_its_checksum_is_refused(
+    flags, checkpoint, canary, capsys
+):
     manifest = checkpoint / "manifest.json"
     sums = json.loads(manifest.read_text())["blake2b"]
     bomb = plant(checkpoint / "optimizer.safetensors", canary).read_bytes()
     sums["optimizer.safetensors"] = blake2b(bomb, digest_size=32).hexdigest()
     manifest.write_text(json.dumps({"blake2b": sums}))
-    assert main([*flags, f"--resume={checkpoint}"]) != 0
+    assert main([*flags, f"--resume={checkpoint}"]) == 4
+    assert "optimizer.safetensors is not what a checkpoint's file is" in capsys.readouterr().err
 
 
 def test_a_checkpoint_of_pytorch_is_none_of_ours(flags, tmp_path, canary, capsys):

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from llama_recipes.errors import CheckpointError
@@ -51,14 +51,19 @@ class _Place:
 
 class Shards:
     """The tensors of some files of `save_pieces`, each by rows; nothing is read before it is asked
-    for. A `TensorSource`."""
+    for. A `TensorSource`. Raises CheckpointError for files that are something else."""
 
     def __init__(self, files: Sequence[Path]) -> None:
         self.shapes: dict[str, tuple[int, ...]] = {}
         self._places: dict[str, list[_Place]] = {}
         for path in files:
-            with safe_open(path, framework="pt") as file:
-                places = json.loads(file.metadata()[_PIECES])
+            try:
+                with safe_open(path, framework="pt") as file:
+                    places = json.loads(file.metadata()[_PIECES])
+            except (SafetensorError, OSError, TypeError, KeyError, ValueError) as error:
+                raise CheckpointError(
+                    f"{path} is not what a checkpoint's file is ({error}). Give another checkpoint."
+                ) from error
             for key, (first, shape) in places.items():
                 self.shapes[key] = tuple(shape)
                 self._places.setdefault(key, []).append(_Place(path, first))
