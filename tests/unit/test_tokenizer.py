@@ -9,7 +9,7 @@ import pytest
 from transformers import PreTrainedTokenizerFast
 
 from llama_recipes.data.example import Message
-from llama_recipes.data.tokenizer import Tokenizer, load_tokenizer
+from llama_recipes.data.tokenizer import NAME_ANOTHER, Tokenizer, load_tokenizer
 from llama_recipes.errors import CheckpointError, DataError
 from support.tiny_tokenizers import TEXTS, byte_level
 
@@ -122,6 +122,8 @@ def test_what_the_template_refuses_is_passed_on(tmp_path):
 
 def test_a_folder_without_a_tokenizer(tmp_path):
     with pytest.raises(CheckpointError, match=r"holds no tokenizer.*--tokenizer_name"):
+        load_tokenizer(tmp_path, or_else=NAME_ANOTHER)
+    with pytest.raises(CheckpointError, match=r"where the model comes from\.$"):
         load_tokenizer(tmp_path)
 
 
