@@ -10,7 +10,7 @@ import torch
 
 from llama_recipes.adapters.qera import hold_start, start_from_residual
 from llama_recipes.adapters.select import adapt
-from llama_recipes.configs.peft import AdapterConfig
+from llama_recipes.configs.peft import AdapterConfig, LoraConfig
 from llama_recipes.configs.run import RunConfig
 from llama_recipes.configs.section import is_given
 from llama_recipes.configs.training import TrainConfig
@@ -62,6 +62,7 @@ def quantization(config: RunConfig) -> Quantization | None:
 
 def make_up_for_quantization(
     config: RunConfig,
+    adapter: AdapterConfig,
     model: Llama,
     tensors: TensorSource,
     documents: TokenStore,
@@ -74,7 +75,8 @@ def make_up_for_quantization(
     started: the values come from a checkpoint.
     """
     train = config.train_config
-    if config.lora_config.init_lora_weights != "qera" or train.quantization is False:
+    asked = isinstance(adapter, LoraConfig) and adapter.init_lora_weights == "qera"
+    if not asked or train.quantization is False:
         return
     hold_start(model)
     if started:
@@ -103,15 +105,16 @@ def tokenizer_path(train: TrainConfig, source: ModelSource) -> Path:
     return locate(train.tokenizer_name, what="tokenizer", hub_files=TOKENIZER_FILES)
 
 
-def made_of(train: TrainConfig, source: ModelSource, splits: Splits) -> dict[str, Any]:
+def made_of(
+    train: TrainConfig, source: ModelSource, tokenizer: Path, splits: Splits
+) -> dict[str, Any]:
     """What `inference.checkpoint` needs for a model beside a checkpoint's tensors and settings.
 
     Names as they find the same things from anywhere; tokenizer: None for the model's own.
     """
-    path = tokenizer_path(train, source)
     name = train.tokenizer_name
     on_hub = name is not None and not Path(name).expanduser().exists()
-    own = None if path == source.path else str(path.absolute())
+    own = None if tokenizer == source.path else str(tokenizer.absolute())
     return {
         "base_model": source.name,
         "tokenizer": name if on_hub else own,

@@ -161,7 +161,13 @@ def _finetune(
             own=own_rows,
         )
         make_up_for_quantization(
-            config, model, source.tensors, splits.train, screen, started=checkpoint is not None
+            config,
+            adapter,
+            model,
+            source.tensors,
+            splits.train,
+            screen,
+            started=checkpoint is not None,
         )
     announce.model(model, train.model_name, screen)
     loader, eval_loader = make_loaders(
@@ -249,7 +255,7 @@ def _finetune(
                 run_id=run_id,
                 folder=folders.seen_from(root, folder),
                 after=checkpoint.step if checkpoint else 0,
-                made_of=made_of(train, source, splits),
+                made_of=made_of(train, source, tokenizer_folder, splits),
             )
         run.instrument = watching.make_instrument(run, screen)
         places = partial(

@@ -71,6 +71,8 @@ def test_the_place_of_a_path_counts_as_not_given() -> None:
     assert len(problems_of("--model_name=PATH/to/Model", *RUNNABLE[1:])) == 1
 
 
+QERA = ["--use_peft", "--quantization=4bit", "--init_lora_weights=qera"]
+
 IN_CONFLICT = [
     (["--enable_fsdp", "--one_gpu"], "--enable_fsdp and --one_gpu exclude each other"),
     (
@@ -89,16 +91,13 @@ IN_CONFLICT = [
     (["--pure_bf16", "--use_fp16"], "--fsdp_config.pure_bf16 and --use_fp16 exclude each other"),
     (["--quantization"], "--quantization needs --use_peft"),
     (
-        ["--use_peft", "--init_lora_weights=qera", "--from_peft_checkpoint=."],
+        [*QERA, "--from_peft_checkpoint=."],
         "--lora_config.init_lora_weights qera starts an adapter, and --from_peft_checkpoint",
     ),
-    (["--init_lora_weights=qera", "--lora_config.r=1"], "--lora_config.r is 1, of which"),
+    ([*QERA, "--lora_config.r=1"], "--lora_config.r is 1, of which"),
+    ([*QERA, "--weight_decay=0.1"], "--weight_decay would take away what"),
     (
-        ["--init_lora_weights=qera", "--weight_decay=0.1"],
-        "--lora_config.init_lora_weights qera and --weight_decay exclude each other",
-    ),
-    (
-        ["--use_peft", "--init_lora_weights=qera", "--quantization=4bit", "--enable_fsdp"],
+        [*QERA, "--enable_fsdp"],
         "--lora_config.init_lora_weights qera is computed on whole layers",
     ),
     (["--from_peft_checkpoint=."], "--from_peft_checkpoint needs --use_peft"),
@@ -139,6 +138,15 @@ def test_every_contradiction_is_tested() -> None:
         if conflict.when(described_by(*flags))
     }
     assert seen == {conflict.problem for conflict in CONFLICTS}
+
+
+@pytest.mark.parametrize("idle", ["--no_quantization", "--peft_method=prefix", "--no_use_peft"])
+def test_a_start_that_does_not_come_about_excludes_nothing(idle: str) -> None:
+    kept = [flag for flag in QERA if flag.split("=")[0].strip("-") not in idle]
+    kept = [flag for flag in kept if idle != "--no_use_peft" or "quantization" not in flag]
+    config = described_by(*kept, idle, "--weight_decay=0.1", "--enable_fsdp")
+    assert not any(conflict.when(config) for conflict in CONFLICTS)
+    assert any("--lora_config.init_lora_weights" in warning for warning in warnings(config))
 
 
 @pytest.mark.parametrize("steps", [0, 7])

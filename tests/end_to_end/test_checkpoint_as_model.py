@@ -12,7 +12,6 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from llama_recipes.cli.main import main
 from llama_recipes.errors import CheckpointError
 from llama_recipes.export.trained import plain_model
 from llama_recipes.inference.load import check, find, load
@@ -76,19 +75,6 @@ def full(inputs, tmp_path_factory):
 @pytest.fixture(scope="module")
 def lora(inputs, tmp_path_factory):
     return train(inputs, tmp_path_factory.mktemp("lora") / "run", *KINDS["lora"])
-
-
-@pytest.fixture
-def said(capsys):
-    def said(*argv: object, code: int = 0) -> str:
-        capsys.readouterr()
-        found = main([str(word) for word in argv])
-        output = capsys.readouterr()
-        assert found == code, output.err
-        assert "Traceback" not in output.err
-        return output.err if code else output.out
-
-    return said
 
 
 def step(folder: Path, number: int = 3) -> Path:

@@ -47,15 +47,12 @@ def flags(folder: Path, lr: str = "1e-2") -> list[str]:
 
 
 @pytest.fixture
-def said(capsys):
-    """What a command writes, all of it."""
+def said(ran):
+    """What a command writes, all of it, in one line."""
 
     def said(*argv: object, code: int = 0) -> str:
-        found = main([str(word) for word in argv])
-        output = capsys.readouterr()
-        assert found == code, output.err
-        assert "Traceback" not in output.err
-        return " ".join((output.err if code else output.out + output.err).split())
+        output, errors = ran(*argv, code=code)
+        return " ".join((errors if code else output + errors).split())
 
     return said
 

@@ -14,7 +14,6 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from llama_recipes.adapters.merged import MergedTensors
-from llama_recipes.cli.main import main
 from llama_recipes.configs.peft import LlamaAdapterConfig, LoraConfig
 from support.exported import copied, save_base, save_trained_adapter
 from support.tiny_folders import save_tiny_model
@@ -28,18 +27,6 @@ def base(tmp_path_factory):
 @pytest.fixture(scope="module")
 def adapter(base):
     return save_trained_adapter(base.parent / "adapter", base)
-
-
-@pytest.fixture
-def said(capsys):
-    def said(*argv: object, code: int = 0) -> str:
-        found = main([str(word) for word in argv])
-        output = capsys.readouterr()
-        assert found == code, output.err
-        assert "Traceback" not in output.err
-        return output.err if code else output.out
-
-    return said
 
 
 def files(folder: Path) -> set[str]:

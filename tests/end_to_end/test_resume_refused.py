@@ -133,14 +133,15 @@ def test_an_input_that_is_another_is_named_with_what_it_was(
     assert "--resume_with_changes to go on all the same" in message
 
 
-def test_a_checkpoint_that_holds_fingerprints_alone_is_read(said, started, inputs):
-    """As checkpoints were before they said where inputs came from."""
+def test_a_checkpoint_of_an_older_version_is_read(said, started, inputs):
+    """It does not say where inputs came from, and knows fewer settings."""
     for path in started.glob("checkpoints/*/state.json"):
         state = json.loads(path.read_text())
         was = state["identity"]["inputs"]
         was["tokenizer"]["id"] = was["tokenizer"]["with template"]
         del was["chat template"]
         state["identity"]["inputs"] = {name: one["id"] for name, one in was.items()}
+        del state["identity"]["settings"]["train_config.truncation"]
         path.write_text(json.dumps(state))
         manifest = path.with_name("manifest.json")
         sums = json.loads(manifest.read_text())
@@ -148,6 +149,7 @@ def test_a_checkpoint_that_holds_fingerprints_alone_is_read(said, started, input
         manifest.write_text(json.dumps(sums))
     drift = said(f"--tokenizer_name={inputs / 'other_template'}", "--max_train_step=6")
     assert re.search(rf"The tokenizer is {ID} \(.*\), and was {ID} in", drift)
+    assert "--truncation is drop, and was end in" in said("--truncation=drop")
     assert "Going on after step 4" in said("--max_train_step=6", code=0)
 
 

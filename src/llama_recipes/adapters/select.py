@@ -46,14 +46,16 @@ def adapter_config(config: RunConfig) -> AdapterConfig | None:
 
 
 def recorded_adapter(settings: Mapping[str, Any]) -> AdapterConfig | None:
-    """That of a run by its settings, named as `lora_config.r`, as a checkpoint keeps them."""
+    """That of a run by its settings, named as `lora_config.r`, as a checkpoint keeps them.
+
+    Those that the checkpoint is older than have their defaults.
+    """
     if not settings["train_config.use_peft"]:
         return None
     method = settings["train_config.peft_method"]
-    fields = _METHODS[method].model_fields
-    chosen: AdapterConfig = _METHODS[method].model_validate(
-        {name: settings[f"{method}_config.{name}"] for name in fields}
-    )
+    prefix = f"{method}_config."
+    known = {key.removeprefix(prefix): settings[key] for key in settings if key.startswith(prefix)}
+    chosen: AdapterConfig = _METHODS[method].model_validate(known)
     return chosen
 
 

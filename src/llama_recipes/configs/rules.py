@@ -37,6 +37,13 @@ def _saves_in_output_dir(config: RunConfig) -> bool:
     return config.train_config.save_model and not saves_apart(config.value)
 
 
+def _makes_up(config: RunConfig) -> bool:
+    """Whether a LoRA that this run starts makes up for quantisation."""
+    train = config.train_config
+    lora = train.use_peft and train.peft_method == "lora" and train.quantization is not False
+    return lora and config.lora_config.init_lora_weights == "qera"
+
+
 REQUIRED = (
     Required(
         "train_config.model_name",
@@ -176,32 +183,25 @@ CONFLICTS = (
     ),
     Conflict(
         ("lora_config.init_lora_weights", "train_config.from_peft_checkpoint"),
-        lambda c: (
-            c.lora_config.init_lora_weights == "qera"
-            and is_given(c.train_config.from_peft_checkpoint)
-        ),
+        lambda c: _makes_up(c) and is_given(c.train_config.from_peft_checkpoint),
         "--lora_config.init_lora_weights qera starts an adapter, and --from_peft_checkpoint names "
         "one to go on with: leave one of them out.",
     ),
     Conflict(
         ("lora_config.init_lora_weights", "lora_config.r"),
-        lambda c: c.lora_config.init_lora_weights == "qera" and c.lora_config.r < 2,
+        lambda c: _makes_up(c) and c.lora_config.r < 2,
         "--lora_config.r is {c.lora_config.r}, of which --lora_config.init_lora_weights qera holds "
         "one half and trains the other: make it 2 or larger.",
     ),
     Conflict(
         ("lora_config.init_lora_weights", "train_config.weight_decay"),
-        lambda c: c.lora_config.init_lora_weights == "qera" and c.train_config.weight_decay > 0,
-        "--lora_config.init_lora_weights qera and --weight_decay exclude each other: the second "
-        "would take away what the first holds; leave one of them out.",
+        lambda c: _makes_up(c) and c.train_config.weight_decay > 0,
+        "--weight_decay would take away what --lora_config.init_lora_weights qera holds: leave one "
+        "of them out.",
     ),
     Conflict(
         ("lora_config.init_lora_weights", "train_config.enable_fsdp"),
-        lambda c: (
-            c.lora_config.init_lora_weights == "qera"
-            and c.train_config.quantization is not False
-            and c.train_config.enable_fsdp
-        ),
+        lambda c: _makes_up(c) and c.train_config.enable_fsdp,
         "--lora_config.init_lora_weights qera is computed on whole layers, which --enable_fsdp "
         "shares out: train one step on one process with it, and go on from that adapter with "
         "--from_peft_checkpoint.",

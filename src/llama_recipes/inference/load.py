@@ -74,15 +74,14 @@ def load_for_inference(
     prompt_format: Format | None = None,
     device: torch.device,
     dtype: torch.dtype,
-    say: Say = _unsaid,
 ) -> Loaded:
     """Find what `name` says, and load it.
 
     base: the model that an adapter is put on, where it is not the one that the adapter names.
-    prompt_format: where prompts are not to be written as in training. say: as for `find`.
+    prompt_format: where prompts are not to be written as in training.
     Raises CheckpointError and ConfigError.
     """
-    found = find(name, base=base, say=say)
+    found = find(name, base=base)
     return load(found, prompt_format=prompt_format, device=device, dtype=dtype)
 
 

@@ -106,9 +106,8 @@ class Checkpointer:
         """
         saved = self._saved
         same = saved is not None and _decisive(state) == saved[1] and saved[0].is_dir()
-        if saved is None or not all(each for (each,) in self._run.world.exchange([same])):
-            return None
-        return saved[0]
+        everywhere = all(each for (each,) in self._run.world.exchange([same]))
+        return saved[0] if saved is not None and everywhere else None
 
     def _write(
         self, state: dict[str, Any], tensors: Tensors, best: int | None, world: World

@@ -14,6 +14,7 @@ from llama_recipes.checkpoint.folder import (
 from llama_recipes.configs.places import CHECKPOINTS
 from llama_recipes.configs.run import RunConfig
 from llama_recipes.configs.section import flag_of
+from llama_recipes.configs.settings import SETTINGS
 from llama_recipes.data.store import TokenStore
 from llama_recipes.data.tokenizer import Tokenizer
 from llama_recipes.errors import CheckpointError, ConfigError
@@ -125,10 +126,12 @@ def refuse_drift(
     Raises ConfigError with them where it is not.
     """
     before = checkpoint.state["identity"]
+    # A setting that is newer than the checkpoint had no other value than its default.
+    settings = {key: one.default for key, one in SETTINGS.items()} | before["settings"]
     found = [
-        f"{flag_of(key)} is {value}, and was {before['settings'].get(key)} in {checkpoint.path}."
+        f"{flag_of(key)} is {value}, and was {settings.get(key)} in {checkpoint.path}."
         for key, value in present["settings"].items()
-        if before["settings"].get(key) != value
+        if settings.get(key) != value
     ]
     found += [
         f"The {what} is {_shown(now)}, and was {_shown(then)} in {checkpoint.path}."
