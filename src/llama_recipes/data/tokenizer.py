@@ -59,7 +59,6 @@ class Tokenizer:
     special_ids: ids of control tokens, which are not text.
     unknown_id: what stands for text that the vocabulary does not have, and for nothing else.
     fingerprint: changes whenever any text could get other ids, or any chat another text.
-    text_fingerprint: changes with the first of these alone, template_fingerprint with the second.
     """
 
     def __init__(self, hf: Any) -> None:
@@ -88,10 +87,6 @@ class Tokenizer:
         self.unknown_id: int | None = None if hf.unk_token_id in meant_so else hf.unk_token_id
         self.chat_template: str | None = _default_template(hf.chat_template)
         self.fingerprint: str = self._fingerprint(self.chat_template)
-        self.text_fingerprint: str = self._fingerprint(None)
-        self.template_fingerprint: str = (
-            _digest(self.chat_template) if self.chat_template else "none"
-        )
         self._borders = find_borders(self._backend)
 
     def encode_batch(self, texts: list[str], continues: Sequence[bool] = ()) -> list[list[int]]:
@@ -176,6 +171,16 @@ class Tokenizer:
     def save(self, folder: Path) -> None:
         """Write the files that transformers loads a tokenizer from."""
         self.hf.save_pretrained(str(folder))
+
+    @cached_property
+    def text_fingerprint(self) -> str:
+        """As `fingerprint`, but for the chat template: of what a text becomes."""
+        return self._fingerprint(None)
+
+    @property
+    def template_fingerprint(self) -> str:
+        """Of the chat template alone."""
+        return _digest(self.chat_template) if self.chat_template else "none"
 
     def _fingerprint(self, template: str | None) -> str:
         parts = [
