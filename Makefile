@@ -15,9 +15,11 @@ test: .venv/dev
 	-@test -d .venv/llama_cpp || $(MAKE) .venv/llama_cpp
 	$(BIN)/pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder
 
-## The long proofs of what survives which fault
+## What survives which fault, short and long: the last column of docs/reliability.md
 test-faults: .venv/dev
-	$(BIN)/pytest -m faults
+	PYTHONPATH=tests $(BIN)/pytest -p support.last_run -m '' --numprocesses 2 --dist loadfile \
+		$$(PYTHONPATH=tests $(BIN)/python -m support.reliability files)
+	PYTHONPATH=tests $(BIN)/python -m support.reliability
 
 ## Speed and memory next to TRL's: writes benchmarks/results.json and the tables made from it
 bench: .venv/bench
@@ -40,6 +42,7 @@ docs: .venv/dev
 	PYTHONPATH=tests $(BIN)/python -m support.layout
 	PYTHONPATH=tests $(BIN)/python -m support.arithmetic
 	PYTHONPATH=tests $(BIN)/python -m support.combinations
+	PYTHONPATH=tests $(BIN)/python -m support.reliability
 
 ## The golden loss curve, after a change that is meant to move it
 golden: .venv/dev

@@ -26,14 +26,14 @@ def describe() -> dict[str, Any]:
     from llama_recipes.parallel.device import has_bf16
 
     return {
-        "processor": _processor(),
+        "processor": processor(),
         "threads": torch.get_num_threads(),
         "bf16": has_bf16(torch.device("cpu")),
         "versions": {"python": platform.python_version(), **_versions()},
     }
 
 
-def _processor() -> str:
+def processor() -> str:
     try:
         lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
     except OSError:

@@ -1,8 +1,7 @@
 """kill -9 at any moment, and a restart: the run ends, bit for bit, as one that was never killed.
 
 Each start after a kill goes on from the newest checkpoint that was published before it: none is
-lost. A few kills in `make test`; a hundred in `make test-faults`, which writes what came of them
-to tests/faults/kills.json, which git ignores: figures of docs/reliability.md are taken from it.
+lost. A few kills in `make test`; a hundred in `make test-faults`.
 """
 
 from __future__ import annotations
@@ -25,7 +24,6 @@ from safetensors.torch import load_file
 
 from support.tiny_folder import jsonl, sums, tiny_folder
 
-SUMMARY = Path(__file__).parent / "kills.json"
 TIMES = ("step_seconds", "tokens_per_second", "peak_memory_gib")
 
 
@@ -164,9 +162,10 @@ def test_killed_and_resumed_it_ends_equal(command, whole, tmp_path):
 
 
 @pytest.mark.faults
-def test_a_hundred_kills(command, whole, tmp_path):
+def test_a_hundred_kills(command, whole, tmp_path, record_property):
     moments, count = random.Random(2), Count()
     while count.kills < 100:
         kill_and_finish(command, whole, tmp_path / f"{count.runs}", moments, count)
-    SUMMARY.write_text(json.dumps(asdict(count), indent=1) + "\n")
+    for name, number in asdict(count).items():
+        record_property(name, number)
     assert (count.lost, count.unequal) == (0, 0)

@@ -16,7 +16,7 @@ pytestmark = [pytest.mark.faults, pytest.mark.real_model, needs_model, needs_gsm
 STEPS = 8
 
 
-def test_killed_twice_the_adapter_is_that_of_the_run_that_was_left_alone(tmp_path):
+def test_killed_twice_the_adapter_is_that_of_the_run_that_was_left_alone(tmp_path, record_property):
     rows = write_gsm8k_chat(tmp_path / "train.jsonl", "train", slice(400))
 
     def words(folder) -> list[str]:
@@ -38,6 +38,7 @@ def test_killed_twice_the_adapter_is_that_of_the_run_that_was_left_alone(tmp_pat
             said, _ = process.communicate(timeout=600)
             assert process.returncode == 0, said[-3000:]
         assert said.count("Going on after step") == len(kills)
+        record_property("kills", len(kills))
     expected, weights = content(alone)
     found, resumed = content(killed)
     assert found == expected

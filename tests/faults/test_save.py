@@ -64,7 +64,7 @@ LONG = [
 @needs_strace
 @pytest.mark.parametrize("before", [1, 2], ids=["after another step", "over the same step"])
 @pytest.mark.parametrize("call", LONG)
-def test_killed_at_any_call_of_a_save(call, before, tmp_path):
+def test_killed_at_any_call_of_a_save(call, before, tmp_path, record_property):
     kills = 0
     for number in itertools.count(1):
         root = tmp_path / f"{number}"
@@ -78,6 +78,7 @@ def test_killed_at_any_call_of_a_save(call, before, tmp_path):
         kills += 1
         check_next(root)
         shutil.rmtree(root)
+    record_property("kills", kills)
     # Of two kinds the libraries of today make none.
     assert kills >= 1 or call in ("pwrite64", "unlink")
 
@@ -86,7 +87,9 @@ def test_killed_at_any_call_of_a_save(call, before, tmp_path):
 @pytest.mark.parametrize("before", [1, 2], ids=["after another step", "over the same step"])
 @pytest.mark.parametrize("call", LONG)
 @pytest.mark.parametrize("error", ["ENOSPC", pytest.param("EIO", marks=pytest.mark.faults)])
-def test_a_disk_that_fails_at_any_call_costs_the_new_one_alone(error, call, before, tmp_path):
+def test_a_disk_that_fails_at_any_call_costs_the_new_one_alone(
+    error, call, before, tmp_path, record_property
+):
     failed = []
     for number in itertools.count(1):
         root, said, log = tmp_path / f"{number}", tmp_path / f"{number}.txt", tmp_path / "trace"
@@ -109,6 +112,7 @@ def test_a_disk_that_fails_at_any_call_costs_the_new_one_alone(error, call, befo
             check_whole(root, NEW)
         check_next(root)
         shutil.rmtree(root)
+    record_property("failed calls", len(failed))
     if call in ("openat", "fsync"):
         assert all(any(name in line for line in failed) for name in FILES)
     if call == "write":

@@ -74,12 +74,15 @@ def whole(command, tmp_path_factory):
     "call",
     [pytest.param(c, marks=[] if c == IN_MAKE_TEST else pytest.mark.faults) for c in CALLS],
 )
-def test_killed_in_a_save_it_goes_on_and_ends_equal(call, command, whole, tmp_path):
+def test_killed_in_a_save_it_goes_on_and_ends_equal(
+    call, command, whole, tmp_path, record_property
+):
     folder = tmp_path / "result"
     place = folder / "checkpoints" / CALLS[call]
     strace = ["strace", "-f", "-qq", "-o", "/dev/null", "-e", f"trace={call}"]
     done = run(command, folder, *strace, "-P", str(place), *kill_at(call, 1))
     assert done.returncode == -9, done.stderr
+    record_property("kills", 1)
     saved = 3 if CALLS[call] == OLD else 2
     done = run(command, folder)
     assert done.returncode == 0, done.stderr

@@ -104,7 +104,7 @@ def check_whole(root: Path, *steps: int) -> None:
 @pytest.mark.faults
 @pytest.mark.parametrize("call", CALLS)
 @pytest.mark.parametrize("rank", [0, 1])
-def test_one_of_two_is_killed_at_any_call(rank, call, tmp_path):
+def test_one_of_two_is_killed_at_any_call(rank, call, tmp_path, record_property):
     saved(tmp_path / "first", 1)
     numbers = calls_of_the_save(tmp_path, rank, call)
     if rank == 1 and call in ("rename", "mkdir", "unlinkat"):
@@ -123,6 +123,7 @@ def test_one_of_two_is_killed_at_any_call(rank, call, tmp_path):
         check_whole(root, 3)
         assert not list(root.glob(".draft*"))
         shutil.rmtree(root)
+    record_property("kills", kills)
     assert kills == len(numbers)
 
 
