@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import json
 import sys
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field
 from typing import Any, cast
 
 import torch
@@ -19,8 +19,8 @@ from torch import Tensor
 from llama_recipes.adapters.lora import LoraLinear
 from llama_recipes.adapters.modules import modules_of
 from llama_recipes.data.tokenizer import Tokenizer
-from llama_recipes.data.tokenizer_to_gguf import tried_texts
 from llama_recipes.errors import guard
+from llama_recipes.export.beside_weights import differences
 from llama_recipes.export.encodings import Encoding
 from llama_recipes.export.rounding import is_rounded
 from llama_recipes.export.trained import Trained, plain_model
@@ -28,7 +28,6 @@ from llama_recipes.inference.generate import generate
 from llama_recipes.inference.load import Found, find, load
 from llama_recipes.inference.prompts import check_ids, encode_prompt
 from llama_recipes.model.attention import DocumentAttention
-from llama_recipes.model.config import LlamaConfig
 from llama_recipes.model.llama import Llama
 from llama_recipes.model.weights import widest_dtype
 from llama_recipes.parallel.ranks import share_processor
@@ -86,63 +85,13 @@ def compare(
     trained = plain_model(find(name, base=base, kept=Kept.read(kept)))
     written = plain_model(find(result))
     report = Comparison()
-    report.problems += _shape_problems(trained.config, written.config)
-    report.problems += _tokenizer_problems(
-        trained.found.tokenizer, written.found.tokenizer, trained.config.vocab_size
-    )
-    report.problems += _ending_problems(trained, written)
+    report.problems += differences(trained, written)
     for prompt in _prompts(trained.found):
         check_ids(prompt, trained.found.tokenizer, trained.config)
     if not report.problems:
         _compare_weights(trained, written, encoding, report)
         _compare_answers(trained, written.found, encoding, report)
     return report
-
-
-def _shape_problems(trained: LlamaConfig, written: LlamaConfig) -> list[str]:
-    # Which ids end an answer is the tokenizer's to say.
-    one, other = (
-        _in_float32(asdict(replace(config, bos_token_id=None, eos_token_id=None)))
-        for config in (trained, written)
-    )
-    return [
-        f"{key} is {other[key]} in the result, and {one[key]} in the trained model."
-        for key in one
-        if one[key] != other[key]
-    ]
-
-
-def _in_float32(value: Any) -> Any:
-    """GGUF keeps its numbers so."""
-    if isinstance(value, dict):
-        return {key: _in_float32(entry) for key, entry in value.items()}
-    return torch.tensor(value).item() if isinstance(value, float) else value
-
-
-def _tokenizer_problems(trained: Tokenizer, written: Tokenizer, vocab_size: int) -> list[str]:
-    problems = []
-    texts = tried_texts(trained, vocab_size)
-    if trained.encode_batch(texts) != written.encode_batch(texts):
-        problems.append("The result's tokenizer gives other ids for the same texts.")
-    for role in "bos_id", "eos_id", "stop_ids":
-        one, other = getattr(trained, role), getattr(written, role)
-        if one != other:
-            problems.append(f"{role} is {other} in the result's tokenizer, and {one} in training.")
-    if trained.chat_template != written.chat_template:
-        problems.append("The result has another chat template.")
-    return problems
-
-
-def _ending_problems(trained: Trained, written: Trained) -> list[str]:
-    """transformers asks generation_config.json where an answer ends, not the tokenizer."""
-    saved = written.found.source.generation_config
-    wanted = trained.generation_config
-    if saved is None or saved.get("eos_token_id") == wanted["eos_token_id"]:
-        return []
-    return [
-        f"eos_token_id is {saved.get('eos_token_id')} in the result's generation_config.json, and"
-        f" {wanted['eos_token_id']} in the trained model's tokenizer."
-    ]
 
 
 def _compare_weights(
