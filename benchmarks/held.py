@@ -19,7 +19,7 @@ _TRAINED_COPIES = 3
 def libraries(*, ours: bool, four_bit: bool) -> float:
     """GiB of a process once all is imported that a run imports."""
     if ours:
-        import llama_recipes.run  # noqa: F401
+        import llama_recipes.running.run  # noqa: F401
     else:
         import peft  # noqa: F401
         import trl.trainer.sft_trainer  # noqa: F401
@@ -34,8 +34,8 @@ def weights(flags: Sequence[str]) -> dict[str, float]:
     from llama_recipes.model.source import open_model
     from llama_recipes.monitoring.screen import Screen
     from llama_recipes.parallel.device import choose_device
-    from llama_recipes.parts import shape_model
-    from llama_recipes.preflight import compute_dtype
+    from llama_recipes.running.parts import shape_model
+    from llama_recipes.running.preflight import compute_dtype
 
     config = parse(flags, prog="").config
     train = config.train_config

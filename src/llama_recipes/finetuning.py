@@ -32,7 +32,7 @@ def main(argv: Sequence[str], *, prog: str = PROG) -> int:
             print(to_yaml(command.config), end="")
             return 0
         share_processor()
-        from llama_recipes.run import finetune
+        from llama_recipes.running.run import finetune
 
         finetune(command.config)
         return 0

@@ -11,9 +11,7 @@ from support.imports import IMPORTS, MODULES, ROOT, Import, module_of, own, read
 LAYERS = (
     {"cli"},
     {"finetuning"},
-    {"run"},
-    {"ending"},
-    {"folders", "holding", "preflight", "resolve", "parts", "watching"},
+    {"running"},
     {"training"},
     {"export", "inference", "checkpoint"},
     {"adapters", "data", "monitoring", "parallel", "quantization"},
@@ -68,6 +66,19 @@ def test_imports_go_down_or_sideways():
         if name
         for target, entry in own(name)
         if layer(target) < layer(name)
+    ]
+    assert wrong == []
+
+
+def test_what_a_run_is_made_of_does_not_know_the_run():
+    """`running.run` sees all; how it ends is known to it alone."""
+    above = ("running.run", "running.ending")
+    wrong = [
+        place(name, entry)
+        for name in MODULES
+        if name.startswith("running.") and name != "running.run"
+        for target, entry in own(name)
+        if target in above
     ]
     assert wrong == []
 

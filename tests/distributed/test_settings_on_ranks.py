@@ -8,12 +8,12 @@ from pathlib import Path
 import pytest
 import torch
 
-from llama_recipes import preflight
 from llama_recipes.configs.fsdp import FsdpConfig
 from llama_recipes.errors import ConfigError
 from llama_recipes.monitoring.run_log import read_metrics
 from llama_recipes.monitoring.trackers import named
 from llama_recipes.parallel.strategy import Groups, groups
+from llama_recipes.running import preflight
 from support.ranks import facts, run_jobs
 from support.settings import configured
 from support.tiny import tiny_llama

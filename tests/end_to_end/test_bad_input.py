@@ -216,7 +216,7 @@ def test_a_model_s_own_folder_is_not_written_over(said, model):
 
 
 def test_a_step_that_does_not_fit_is_said_before_it_is_made(said, monkeypatch, tmp_path):
-    monkeypatch.setattr("llama_recipes.preflight.available_memory_gib", lambda device: 1e-4)
+    monkeypatch.setattr("llama_recipes.running.preflight.available_memory_gib", lambda device: 1e-4)
     message = said(code=2)
     assert "A step needs about 0." in message
     assert "0.0 GiB are left on this device. Lower --context_length" in message

@@ -10,11 +10,11 @@ from html import escape
 import pytest
 import torch
 
-from llama_recipes import run as running
 from llama_recipes.checkpoint import store
 from llama_recipes.cli.main import main as command
 from llama_recipes.finetuning import main
 from llama_recipes.monitoring.run_log import RunLog
+from llama_recipes.running import run as running
 from llama_recipes.training import loop, samples
 from llama_recipes.training.interruption import StopRequested
 from support.tiny_folder import jsonl, sums, tiny_folder

@@ -16,7 +16,7 @@ from llama_recipes.finetuning import main
 from llama_recipes.model.attention import DocumentAttention
 from llama_recipes.model.source import open_model
 from llama_recipes.model.weights import load_weights
-from llama_recipes.parts import shape_model
+from llama_recipes.running.parts import shape_model
 from support.real import MODEL, SHARED_DATA, needs_gsm8k, needs_model, write_gsm8k_chat
 from support.tiny import transformers_twin
 

@@ -17,12 +17,13 @@ import yaml
 from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from llama_recipes import packages, watching
-from llama_recipes import run as running
+from llama_recipes import packages
 from llama_recipes.cli.main import main as command
 from llama_recipes.finetuning import main
 from llama_recipes.monitoring.run_log import finite, read_metrics
 from llama_recipes.monitoring.trackers import named
+from llama_recipes.running import run as running
+from llama_recipes.running import watching
 from llama_recipes.training import loop
 from llama_recipes.training.interruption import StopRequested
 from support.tiny_folder import jsonl, sums, tiny_folder

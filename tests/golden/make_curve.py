@@ -24,7 +24,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 from llama_recipes.configs.flags import parse
 from llama_recipes.kernels import library
 from llama_recipes.monitoring.screen import Screen
-from llama_recipes.run import finetune
+from llama_recipes.running.run import finetune
 from support.tiny_folder import jsonl, sums, tiny_folder
 
 CURVE = Path(__file__).with_name("curve.json")

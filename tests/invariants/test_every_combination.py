@@ -20,8 +20,8 @@ from llama_recipes.configs.training import TrainConfig
 from llama_recipes.model.llama import Llama
 from llama_recipes.model.weights import load_weights
 from llama_recipes.monitoring.screen import Screen
-from llama_recipes.parts import shape_model
-from llama_recipes.preflight import recompute
+from llama_recipes.running.parts import shape_model
+from llama_recipes.running.preflight import recompute
 from llama_recipes.training.step import batch_loss
 from support.documents import loader, random_documents, stored
 from support.in_memory import InMemory

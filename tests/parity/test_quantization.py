@@ -207,7 +207,7 @@ from llama_recipes.configs.run import RunConfig
 from llama_recipes.model.source import open_model
 from llama_recipes.model.weights import load_weights
 from llama_recipes.monitoring.memory import GIB, peak_memory_gib
-from llama_recipes.parts import shape_model
+from llama_recipes.running.parts import shape_model
 
 def peak():
     return peak_memory_gib(torch.device("cpu")) * GIB

@@ -15,7 +15,7 @@ from llama_recipes.configs.run import RunConfig
 from llama_recipes.configs.training import TrainConfig
 from llama_recipes.model.config import LlamaConfig
 from llama_recipes.model.llama import Llama
-from llama_recipes.parts import shape_model
+from llama_recipes.running.parts import shape_model
 from support.pages import ROOT, with_part
 
 PAGE = ROOT / "recipes" / "finetuning" / "LLM_finetuning_overview.md"

@@ -15,12 +15,12 @@ from typing import Any
 
 from torch import Tensor
 
-from llama_recipes import run
 from llama_recipes.checkpoint import folder
 from llama_recipes.finetuning import main
 from llama_recipes.model.llama import DecoderLayer
 from llama_recipes.parallel.processes import ManyProcesses
 from llama_recipes.parallel.ranks import end
+from llama_recipes.running import loading
 from llama_recipes.training import loop
 
 Act = Callable[..., Any]
@@ -57,7 +57,7 @@ def meanwhile(act: Act, disturb: Disturb, *arguments: Any, **more: Any) -> Any:
 
 
 PLACES: dict[str, tuple[Any, str, int, Act]] = {
-    "loading": (run, "load_weights", 1, before),
+    "loading": (loading, "load_weights", 1, before),
     "forward": (DecoderLayer, "forward", 30, before),
     "backward": (DecoderLayer, "forward", 30, on_the_way_back),
     "collective": (ManyProcesses, "_gather", 40, meanwhile),

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from llama_recipes import preflight
+from llama_recipes.running import preflight
 
 
 @contextmanager

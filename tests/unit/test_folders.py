@@ -10,7 +10,7 @@ import pytest
 
 from llama_recipes.checkpoint.folder import Checkpoint
 from llama_recipes.errors import ConfigError
-from llama_recipes.folders import earlier_folder, refuse_results, seen_from, take_over
+from llama_recipes.running.folders import earlier_folder, refuse_results, seen_from, take_over
 from support.settings import configured
 
 

@@ -11,14 +11,14 @@ import sys
 
 import pytest
 
-from llama_recipes.holding import LOCK_FILE, Hold
+from llama_recipes.running.holding import LOCK_FILE, Hold
 from support.outcome import run
 from support.tiny_folder import jsonl, sums, tiny_folder
 
 HOLDS = """
 import os, sys, time
 from pathlib import Path
-from llama_recipes.holding import Hold
+from llama_recipes.running.holding import Hold
 Hold().take([Path(sys.argv[1])], print)
 child = 0 if sys.argv[2] == "alone" else os.fork()
 if child or sys.argv[2] == "alone":

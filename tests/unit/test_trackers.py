@@ -17,7 +17,6 @@ from llama_recipes.checkpoint.store import publish
 from llama_recipes.configs.run import RunConfig
 from llama_recipes.configs.training import TrainConfig
 from llama_recipes.configs.wandb import WandbConfig
-from llama_recipes.ending import finishing
 from llama_recipes.errors import CheckpointError, ConfigError, Interrupted
 from llama_recipes.monitoring.results import how_it_ended, reason_of
 from llama_recipes.monitoring.run_log import METRICS_FILE, read_metrics
@@ -25,6 +24,7 @@ from llama_recipes.monitoring.to_tensorboard import TensorBoard
 from llama_recipes.monitoring.to_wandb import RUN_FILE, Wandb, start_wandb
 from llama_recipes.monitoring.trackers import Trackers, named
 from llama_recipes.monitoring.tracking import check_trackers
+from llama_recipes.running.ending import finishing
 from llama_recipes.training.interruption import StopRequested
 
 LINES = [

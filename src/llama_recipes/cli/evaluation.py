@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Any
 import torch
 from rich.console import Console
 
-from llama_recipes import preflight
 from llama_recipes.checkpoint.store import publish
 from llama_recipes.cli import evaluation_table as shown
 from llama_recipes.cli.base_bits import kept_as
@@ -29,7 +28,8 @@ from llama_recipes.monitoring import announce
 from llama_recipes.monitoring.screen import Screen
 from llama_recipes.parallel.device import choose_device, has_bf16
 from llama_recipes.parallel.world import OneProcess
-from llama_recipes.resolve import resolve
+from llama_recipes.running import preflight
+from llama_recipes.running.resolve import resolve
 
 if TYPE_CHECKING:
     from llama_recipes.cli.evaluate import EvaluateFlags

@@ -102,7 +102,7 @@ def quickstart(
     from llama_recipes.monitoring.report.files import SAMPLES_FILE
     from llama_recipes.monitoring.report.tracker import write_report
     from llama_recipes.monitoring.screen import Screen, duration
-    from llama_recipes.run import finetune
+    from llama_recipes.running.run import finetune
 
     started = time.monotonic()
     check_rouge()

@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from rich.console import Console
 
-from llama_recipes import preflight
 from llama_recipes.checkpoint.store import publish
 from llama_recipes.cli.inspection import as_html, as_json, terminal
 from llama_recipes.cli.inspection.facts import Inspection
@@ -35,8 +34,9 @@ from llama_recipes.model.source import open_model
 from llama_recipes.monitoring.announce import FEW_STEPS
 from llama_recipes.monitoring.screen import Screen
 from llama_recipes.parallel.world import CPU_ALONE
-from llama_recipes.parts import make_loaders, make_schedule, open_documents, tokenizer_path
-from llama_recipes.resolve import resolve, with_tokens_of
+from llama_recipes.running import preflight
+from llama_recipes.running.parts import make_loaders, make_schedule, open_documents, tokenizer_path
+from llama_recipes.running.resolve import resolve, with_tokens_of
 
 if TYPE_CHECKING:
     from llama_recipes.cli.inspect import InspectFlags

@@ -22,6 +22,7 @@ from llama_recipes.monitoring.screen import Screen
 from llama_recipes.monitoring.trackers import Tracker
 from llama_recipes.monitoring.tracking import make_trackers
 from llama_recipes.parallel.world import World
+from llama_recipes.running.start import Start
 from llama_recipes.training.loop import Run
 from llama_recipes.training.samples import Samples, choose, trained_tokens
 
@@ -56,47 +57,43 @@ def choose_samples(
 
 
 def start_trackers(
-    config: RunConfig,
-    folder: Path | None,
+    start: Start,
     model: Llama,
-    splits: Splits,
     screen: Screen,
     world: World,
     *,
-    run_id: str,
-    earlier: Path | None,
     metrics_filename: str | None,
     steps: int,
-    after_step: int | None,
 ) -> list[Tracker]:
     """Those that the settings ask for, and the report of every run that has a folder.
 
-    For the process that writes. earlier: the folder of what it goes on from, if any.
-    steps: of the whole run. after_step: as for `starts`. Raises ConfigError and CheckpointError.
+    For the process that writes. steps: of the whole run. Raises ConfigError and CheckpointError.
     """
-    before = earlier_parts(earlier)
+    place, folder = start.place, start.place.folder
+    goes_on = place.checkpoint is not None
+    before = earlier_parts(place.earlier)
     facts = run_facts(
         model,
-        splits,
+        start.splits,
         device=world.device,
         processes=world.size,
         total_steps=steps,
-        started=starts(before, after_step=after_step),
+        started=starts(before, after_step=place.done if goes_on else None),
     )
     with writing(folder or "What a tracker keeps", "Make room, or leave the tracker out."):
         trackers = make_trackers(
-            config,
+            start.config,
             folder,
             metrics_filename=metrics_filename,
             facts=facts,
-            resumed=after_step is not None,
+            resumed=goes_on,
             publish=publish,
             screen=screen,
         )
     if folder is None:
         return trackers
     report = RunReport(
-        folder, {"run_id": run_id, **facts}, screen, publish, warnings=before.warnings
+        folder, {"run_id": place.run_id, **facts}, screen, publish, warnings=before.warnings
     )
     report.update()
     return [*trackers, report]  # the last: it shows what the others left

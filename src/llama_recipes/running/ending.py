@@ -6,10 +6,10 @@ import errno
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, NoReturn
 
-from llama_recipes import preflight
 from llama_recipes.checkpoint.store import publish
 from llama_recipes.errors import (
     CheckpointError,
@@ -20,9 +20,20 @@ from llama_recipes.errors import (
     writing,
 )
 from llama_recipes.monitoring.memory import memory_peaks, ran_out
-from llama_recipes.monitoring.results import RESULTS_FILE, STOPPED_BY, reason_of, summarise
+from llama_recipes.monitoring.results import (
+    RESULTS_FILE,
+    STOPPED_BY,
+    counted_before,
+    reason_of,
+    summarise,
+)
 from llama_recipes.monitoring.screen import Screen
 from llama_recipes.monitoring.trackers import Trackers
+from llama_recipes.monitoring.tracking import metrics_file
+from llama_recipes.parallel.world import World
+from llama_recipes.running import preflight
+from llama_recipes.running.parts import quantization
+from llama_recipes.running.start import Start
 from llama_recipes.training.interruption import StopRequested
 from llama_recipes.training.loop import Run
 
@@ -140,6 +151,17 @@ def _leave(run: Run, name: str, screen: Screen) -> NoReturn:
         f"Stopped by {name} after step {run.progress.step}, which is saved in {path}. Run the same"
         " command again with --resume auto."
     )
+
+
+def facts_of(start: Start, world: World) -> dict[str, Any]:
+    """What results.json holds of a run however it goes."""
+    place, how = start.place, quantization(start.config)
+    return {
+        "prompt_format": start.splits.format,
+        "quantization": how and asdict(how),
+        "metrics_filename": None if world.rank else metrics_file(start.config, place.folder),
+        **counted_before(place.earlier),
+    }
 
 
 def write_results(folder: Path | None, results: Mapping[str, Any]) -> None:

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch.optim import Optimizer
 
 from llama_recipes.adapters.qera import hold_start, start_from_residual
 from llama_recipes.adapters.select import adapt
@@ -19,7 +20,6 @@ from llama_recipes.data.prepare import Preparation
 from llama_recipes.data.splits import Splits, open_splits
 from llama_recipes.data.store import TokenStore
 from llama_recipes.data.tokenizer import Tokenizer, holds_tokenizer
-from llama_recipes.export.result import ResultWriter
 from llama_recipes.model.config import LlamaConfig
 from llama_recipes.model.freezing import freeze_lowest
 from llama_recipes.model.llama import Llama
@@ -28,8 +28,8 @@ from llama_recipes.model.weights import TensorSource
 from llama_recipes.monitoring import announce
 from llama_recipes.monitoring.screen import Screen
 from llama_recipes.parallel.world import World
-from llama_recipes.quantization.kept import Kept
 from llama_recipes.quantization.select import Quantization, quantize
+from llama_recipes.training import optimizers
 from llama_recipes.training.precision import set_precision
 from llama_recipes.training.schedule import Schedule
 from llama_recipes.training.windows import count_steps
@@ -105,24 +105,6 @@ def tokenizer_path(train: TrainConfig, source: ModelSource) -> Path:
     return locate(train.tokenizer_name, what="tokenizer", hub_files=TOKENIZER_FILES)
 
 
-def made_of(
-    train: TrainConfig, source: ModelSource, tokenizer: Path, splits: Splits
-) -> dict[str, Any]:
-    """What `inference.checkpoint` needs for a model beside a checkpoint's tensors and settings.
-
-    Names as they find the same things from anywhere; tokenizer: None for the model's own.
-    """
-    name = train.tokenizer_name
-    on_hub = name is not None and not Path(name).expanduser().exists()
-    own = None if tokenizer == source.path else str(tokenizer.absolute())
-    return {
-        "base_model": source.name,
-        "tokenizer": name if on_hub else own,
-        "vocab_size": source.config.vocab_size,
-        "prompt_format": splits.format,
-    }
-
-
 def open_documents(config: RunConfig, tokenizer: Tokenizer, screen: Screen, world: World) -> Splits:
     train = config.train_config
     splits = open_splits(
@@ -189,27 +171,12 @@ def make_schedule(train: TrainConfig, loader: Loader, screen: Screen) -> Schedul
     )
 
 
-def result_writer(
-    train: TrainConfig,
-    folder: Path | None,
-    model: Llama,
-    tokenizer: Tokenizer,
-    source: ModelSource,
-    adapter: AdapterConfig | None,
-    base: str,
-    how: Quantization | None,
-    world: World,
-) -> ResultWriter | None:
-    if folder is None or not train.save_model:
-        return None
-    return ResultWriter(
-        folder,
+def make_optimizer(model: Llama, config: RunConfig) -> Optimizer:
+    fsdp, train = config.fsdp_config, config.train_config
+    return optimizers.make_optimizer(
         model,
-        tokenizer,
-        adapter=adapter,
-        base_model=source.name,
-        base_fingerprint=base,
-        kept=Kept(how),
-        generation_config=source.generation_config,
-        world=world,
+        lr=train.lr,
+        weight_decay=train.weight_decay,
+        kind=fsdp.optimizer,
+        kahan=fsdp.use_kahan_summation,
     )

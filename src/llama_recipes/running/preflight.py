@@ -45,7 +45,8 @@ def check_vocabulary(splits: Splits, tokenizer: Tokenizer, model: LlamaConfig) -
 
 
 def say_what_offloading_does(config: RunConfig, device: torch.device, screen: Screen) -> None:
-    if config.fsdp_config.fsdp_cpu_offload and device.type == "cpu":
+    offloads = config.train_config.enable_fsdp and config.fsdp_config.fsdp_cpu_offload
+    if offloads and device.type == "cpu":
         screen.warn(
             "--fsdp_cpu_offload has no effect in this run: on a processor weights are in the host's"
             " memory already."

@@ -22,8 +22,8 @@ from llama_recipes.model.source import ModelSource
 from llama_recipes.model.vocabulary import with_vocabulary
 from llama_recipes.model.weights import TensorSource
 from llama_recipes.monitoring.screen import Screen
-from llama_recipes.parts import quantization
 from llama_recipes.quantization.kept import Kept
+from llama_recipes.running.parts import quantization
 
 
 def check_adapter_base(config: RunConfig, base: TensorSource) -> None:
