@@ -11,7 +11,7 @@ import time
 from pathlib import Path
 
 import pytest
-from torch.distributed.run import get_args_parser
+from torch.distributed.launcher.api import LaunchConfig
 
 SCRIPT = Path(__file__).parents[2] / "recipes" / "finetuning" / "multi_node.slurm"
 
@@ -63,19 +63,20 @@ def test_it_starts_all_hosts_and_ends_as_the_run_does(started, tmp_path, code):
     calls = (tmp_path / "calls").read_text()
     assert "--nnodes 2 --nproc_per_node 8 --rdzv_id 41-0" in calls
     assert "--rdzv_endpoint host7:29500" in calls
-    assert "--max_restarts 3 --shutdown_timeout 240 -m " in calls
+    assert "--max_restarts 3 -m " in calls
     run = "-m llama_recipes.finetuning --enable_fsdp --resume auto --model_name a model"
     assert calls.rstrip().endswith(run)
 
 
-def test_torchrun_waits_for_a_save_as_long_as_slurm_does():
+def test_torchrun_waits_for_a_save_as_long_as_slurm_does(monkeypatch):
     text = SCRIPT.read_text()
     ahead = re.search(r"--signal=B:USR1@(\d+)", text)
-    waits = re.search(r"--shutdown_timeout (\d+)", text)
+    waits = re.search(r"export (TORCH_ELASTIC_SHUTDOWN_TIMEOUT)=(\d+)", text)
     assert ahead and waits
-    assert 30 < int(waits[1]) < int(ahead[1])
-    parsed = get_args_parser().parse_args([*waits[0].split(), "-m", "llama_recipes.finetuning"])
-    assert parsed.shutdown_timeout == int(waits[1])
+    assert 30 < int(waits[2]) < int(ahead[1])
+    monkeypatch.setenv(waits[1], waits[2])
+    torchrun = LaunchConfig(min_nodes=1, max_nodes=1, nproc_per_node=1)
+    assert torchrun.shutdown_timeout == int(waits[2])
 
 
 def test_before_the_time_limit_it_stops_the_run_and_asks_to_start_again(started, tmp_path):
