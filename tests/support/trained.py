@@ -75,7 +75,7 @@ class Trained:
             screen=Screen(Console(file=self.shown, width=200)),
         )
 
-    def _save(self, *, best: bool) -> None:
+    def _save(self, *, step: int, best: bool) -> None:
         weights = {name: p.detach().clone() for name, p in self.model.named_parameters()}
         self.saved.append(("best" if best else "last", weights))
 

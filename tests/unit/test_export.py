@@ -17,7 +17,7 @@ from llama_recipes.configs.peft import LoraConfig
 from llama_recipes.data.tokenizer import load_tokenizer
 from llama_recipes.errors import CheckpointError
 from llama_recipes.export.hf import save_model, save_tokenizer
-from llama_recipes.export.result import ResultWriter
+from llama_recipes.export.result import ResultWriter, step_of
 from llama_recipes.model.attention import DocumentAttention
 from llama_recipes.model.config import RopeConfig
 from llama_recipes.model.llama import Llama
@@ -183,18 +183,34 @@ def writer(folder: Path, model: Llama, **changes) -> ResultWriter:
 def test_the_best_stands_in_the_folder_and_the_last_beside_it(tmp_path):
     model = tiny_llama()
     write = writer(tmp_path, model)
-    write(best=True)
+    write(step=1, best=True)
     best = logits_of(model)
     with torch.no_grad():
         model.model.norm.weight.mul_(2.0)
-    write(best=False)
+    write(step=2, best=False)
     assert torch.equal(logits_of(reloaded(tmp_path)), best)
     assert torch.equal(logits_of(reloaded(tmp_path / "last")), logits_of(model))
     assert (tmp_path / "last" / "tokenizer.json").exists()
+    assert (step_of(tmp_path), step_of(tmp_path / "last")) == (1, 2)
+
+
+@pytest.mark.parametrize("adapter", [None, LoraConfig()], ids=["all weights", "adapter"])
+def test_once_the_last_are_the_best_there_is_no_older_last(adapter, tmp_path):
+    model = tiny_llama()
+    if adapter is not None:
+        add_lora(model, adapter)
+        initialise_lora(model, seed=0, device=CPU)
+    write = writer(tmp_path, model, adapter=adapter)
+    assert step_of(tmp_path) is None
+    write(step=2, best=True)
+    write(step=3, best=False)
+    write(step=4, best=True)
+    assert step_of(tmp_path) == 4
+    assert not (tmp_path / "last").exists()
 
 
 def test_the_tokenizer_beside_it_is_the_one_that_was_trained_with(tmp_path):
-    writer(tmp_path, tiny_llama())(best=True)
+    writer(tmp_path, tiny_llama())(step=1, best=True)
     used = tokenizer("chatml")
     assert load_tokenizer(tmp_path).fingerprint == used.fingerprint
     theirs = AutoTokenizer.from_pretrained(tmp_path)
@@ -204,13 +220,13 @@ def test_the_tokenizer_beside_it_is_the_one_that_was_trained_with(tmp_path):
 
 
 def test_generation_goes_on_as_the_base_model_s_and_stops_where_the_tokenizer_says(tmp_path):
-    writer(tmp_path / "own", tiny_llama())(best=True)
+    writer(tmp_path / "own", tiny_llama())(step=1, best=True)
     used = tokenizer("chatml")
     config = GenerationConfig.from_pretrained(tmp_path / "own")
     assert config.eos_token_id == list(used.stop_ids)
     assert (config.bos_token_id, config.pad_token_id) == (used.bos_id, used.pad_id)
     base = {"eos_token_id": 5, "temperature": 0.6, "do_sample": True}
-    writer(tmp_path / "base", tiny_llama(), generation_config=base)(best=True)
+    writer(tmp_path / "base", tiny_llama(), generation_config=base)(step=1, best=True)
     saved = json.loads((tmp_path / "base" / "generation_config.json").read_text())
     ends = {"bos_token_id": used.bos_id, "eos_token_id": list(used.stop_ids)}
     assert saved == base | ends | {"pad_token_id": used.pad_id}
@@ -224,7 +240,7 @@ def test_an_adapter_is_all_that_is_written_of_an_adapted_model(tmp_path):
     initialise_lora(model, seed=0, device=CPU)
     for _, layer in lora_layers(model):
         torch.nn.init.normal_(layer.lora_B.weight, std=0.05)
-    writer(tmp_path, model, adapter=config, base_model="a/base")(best=True)
+    writer(tmp_path, model, adapter=config, base_model="a/base")(step=1, best=True)
     assert json.loads((tmp_path / "adapter_config.json").read_text())[
         "base_model_name_or_path"
     ] == ("a/base")
@@ -236,7 +252,7 @@ def test_an_adapter_is_all_that_is_written_of_an_adapted_model(tmp_path):
 def test_a_folder_that_cannot_be_written_to_is_the_user_s_to_mend(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(CheckpointError, match=r"could not be written to .* Make room"):
-        writer(tmp_path / "file" / "result", tiny_llama())(best=True)
+        writer(tmp_path / "file" / "result", tiny_llama())(step=1, best=True)
 
 
 def test_every_tensor_is_in_the_file_under_its_hugging_face_key(tmp_path):

@@ -12,17 +12,14 @@ from llama_recipes.training.selection import Selection
 def kept(losses: Sequence[float | None], *, last: int, patience: int = 0) -> tuple:
     """What is written for evaluations after steps 10, 20, …, and the selection itself."""
     written: list[tuple[int, str]] = []
-    step = 0
 
-    def save(*, best: bool) -> None:
+    def save(*, step: int, best: bool) -> None:
         written.append((step, "best" if best else "last"))
 
     selection = Selection(save, patience=patience)
     for number, loss in enumerate(losses, start=1):
-        step = 10 * number
-        selection.offer(step, loss)
-    step = last
-    selection.keep_last(step)
+        selection.offer(10 * number, loss)
+    selection.keep_last(last)
     return written, selection
 
 
@@ -92,7 +89,7 @@ def test_a_best_that_could_not_be_saved_is_not_taken_for_saved():
     """Interrupted in its first save, a run still leaves a result and not only a `last/`."""
     written: list[bool] = []
 
-    def save(*, best: bool) -> None:
+    def save(*, step: int, best: bool) -> None:
         written.append(best)
         if len(written) == 1:
             raise KeyboardInterrupt

@@ -8,10 +8,10 @@ Shapes: P virtual tokens, K key/value heads, d head dimension, L decoder layers.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -90,30 +90,23 @@ def check_base(folder: Path, base: TensorSource, *, name: str) -> None:
 
 
 def write_adapter(
-    tensors: Mapping[str, Tensor], path: Path, *, base: str | None, kept: Kept | None
+    tensors: Mapping[str, Tensor],
+    path: Path,
+    *,
+    base: str | None,
+    kept: Kept | None,
+    metadata: Mapping[str, str] = MappingProxyType({}),
 ) -> None:
     """Write what `adapter_tensors` gives.
 
     base: `weights_fingerprint` of the model under it. kept: how that model was kept, without which
-    nobody could put the adapter on the weights that it was trained on.
+    nobody could put the adapter on the weights that it was trained on. metadata: what else the
+    file tells.
     """
-    metadata = {"format": "pt"} | ({_BASE: base} if base else {})
+    told = {"format": "pt", **metadata} | ({_BASE: base} if base else {})
     if kept is not None:
-        metadata[_KEPT] = kept.text
-    save_tensors(tensors, path, metadata)
-    _sort_metadata(path)
-
-
-def _sort_metadata(path: Path) -> None:
-    """safetensors writes metadata in another order each time, and the same run gives one file."""
-    with path.open("r+b") as file:
-        size = int.from_bytes(file.read(8), "little")
-        header = json.loads(file.read(size))
-        header["__metadata__"] = dict(sorted(header["__metadata__"].items()))
-        file.seek(8)
-        file.write(
-            json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode().ljust(size)
-        )
+        told[_KEPT] = kept.text
+    save_tensors(tensors, path, told)
 
 
 def adapter_tensors(

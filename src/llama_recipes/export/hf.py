@@ -6,6 +6,7 @@ import json
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -28,6 +29,7 @@ _ENDS = ("bos_token_id", "eos_token_id", "pad_token_id")
 _SHARD_BYTES = 5 * 10**9
 _INDEX = "model.safetensors.index.json"
 _SINGLE = "model.safetensors"
+NOTHING: Mapping[str, str] = MappingProxyType({})
 
 
 def save_adapter(
@@ -38,12 +40,14 @@ def save_adapter(
     base_model: str,
     base_fingerprint: str | None = None,
     kept: Kept | None = None,
+    metadata: Mapping[str, str] = NOTHING,
     world: World = CPU_ALONE,
 ) -> None:
     """The adapter's weights in float32 and the settings that peft needs to load them.
 
     base_fingerprint: the `weights_fingerprint` of the base, and kept: how it was kept, which the
-    file then tells. world: the processes that share the model, all of which call this; one writes.
+    file then tells, with `metadata`. world: the processes that share the model, all of which call
+    this; one writes.
     """
     tensors = adapter_tensors(model, config, whole=whole)
 
@@ -51,7 +55,7 @@ def save_adapter(
         folder.mkdir(parents=True, exist_ok=True)
         publish(folder / CONFIG_FILE, adapter_config_file(config, base_model, model.config))
         with drafted(folder / WEIGHTS_FILE) as draft:
-            write_adapter(tensors, draft, base=base_fingerprint, kept=kept)
+            write_adapter(tensors, draft, base=base_fingerprint, kept=kept, metadata=metadata)
 
     world.lead(write)
 
@@ -62,12 +66,14 @@ def save_model(
     *,
     generation_config: Mapping[str, Any],
     shard_bytes: int = _SHARD_BYTES,
+    metadata: Mapping[str, str] = NOTHING,
     world: World = CPU_ALONE,
 ) -> None:
     """All weights in the dtype that they were trained in, sharded above `shard_bytes`.
 
-    What stood there before stays valid until the new file, or the new index, replaces it. world:
-    the processes that share the model, all of which call this; one writes.
+    What stood there before stays valid until the new file, or the new index, replaces it. metadata:
+    what each file tells. world: the processes that share the model, all of which call this; one
+    writes.
     """
     tensors = dict(model.named_parameters())
     outline = {
@@ -81,7 +87,13 @@ def save_model(
         return
     folder.mkdir(parents=True, exist_ok=True)
     save_shape(model.config, model.head_weight.dtype, folder, generation_config)
-    save_weights(outline, lambda key: whole(tensors[key]), folder, shard_bytes=shard_bytes)
+    save_weights(
+        outline,
+        lambda key: whole(tensors[key]),
+        folder,
+        shard_bytes=shard_bytes,
+        metadata=metadata,
+    )
 
 
 def save_shape(
@@ -99,20 +111,21 @@ def save_weights(
     folder: Path,
     *,
     shard_bytes: int = _SHARD_BYTES,
+    metadata: Mapping[str, str] = NOTHING,
 ) -> None:
     """Write the tensors that `outline` describes, which are on meta; `value` makes each.
 
     No more of them than one file holds are in memory at once.
     """
-    split = _split(outline, folder, shard_bytes)
+    split, told = _split(outline, folder, shard_bytes), {"format": "pt", **metadata}
     if not split.is_sharded:
         with drafted(folder / _SINGLE) as draft:
             keys = next(iter(split.filename_to_tensors.values()))
-            save_tensors({key: value(key) for key in keys}, draft, {"format": "pt"})
+            save_tensors({key: value(key) for key in keys}, draft, told)
         return
     for name, keys in split.filename_to_tensors.items():
         with drafted(folder / name) as draft:
-            save_tensors({key: value(key) for key in keys}, draft, {"format": "pt"})
+            save_tensors({key: value(key) for key in keys}, draft, told)
     index = {"metadata": split.metadata, "weight_map": split.tensor_to_filename}
     publish(folder / _INDEX, _json(index))
     for old in folder.glob("model*-of-*.safetensors"):

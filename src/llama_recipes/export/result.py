@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from llama_recipes.adapters.peft_format import WEIGHTS_FILE
 from llama_recipes.configs.peft import AdapterConfig
 from llama_recipes.data.tokenizer import Tokenizer
 from llama_recipes.errors import CheckpointError
@@ -16,9 +18,25 @@ from llama_recipes.export.hf import (
     save_tokenizer,
 )
 from llama_recipes.model.llama import Llama
+from llama_recipes.model.safetensors_folder import read_metadata, weight_files
 from llama_recipes.monitoring.results import LAST
 from llama_recipes.parallel.world import CPU_ALONE, World
 from llama_recipes.quantization.kept import Kept
+
+_STEP = "step"
+"""In the metadata of a result's files: after which optimizer step of its run its weights are."""
+
+
+def step_of(folder: Path) -> int | None:
+    """That of the result in `folder`; None where there is none, or it does not tell."""
+    try:
+        names = [WEIGHTS_FILE, *weight_files(folder)]
+    except CheckpointError:
+        return None
+    for told in (read_metadata(folder / name) for name in names):
+        if _STEP in told:
+            return int(told[_STEP])
+    return None
 
 
 class ResultWriter:
@@ -47,8 +65,9 @@ class ResultWriter:
         self.base_fingerprint, self.kept = base_fingerprint, kept
         self.generation_config = generation_settings(generation_config, tokenizer)
 
-    def __call__(self, *, best: bool) -> None:
+    def __call__(self, *, step: int, best: bool) -> None:
         folder = self.folder if best else self.folder / LAST
+        told = {_STEP: f"{step}"}
         try:
             self.world.lead(lambda: save_tokenizer(self.tokenizer, folder))
             if self.adapter is not None:
@@ -59,6 +78,7 @@ class ResultWriter:
                     base_model=self.base_model,
                     base_fingerprint=self.base_fingerprint,
                     kept=self.kept,
+                    metadata=told,
                     world=self.world,
                 )
             else:
@@ -66,8 +86,11 @@ class ResultWriter:
                     self.model,
                     folder,
                     generation_config=self.generation_config,
+                    metadata=told,
                     world=self.world,
                 )
+            if best:  # which is the last, too, until the run goes on
+                self.world.lead(lambda: shutil.rmtree(self.folder / LAST, ignore_errors=True))
         except OSError as error:
             raise CheckpointError(
                 f"The result could not be written to {folder}: {error.strerror or error}. What was"

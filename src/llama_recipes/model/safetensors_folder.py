@@ -26,11 +26,37 @@ _DTYPES = {
 def save_tensors(
     tensors: Mapping[str, Tensor], path: Path, metadata: dict[str, str] | None = None
 ) -> None:
-    """Write one file. Raises OSError where the disk fails, which safetensors calls otherwise."""
+    """Write one file: of the same tensors and metadata, the same bytes.
+
+    Raises OSError where the disk fails, which safetensors calls otherwise.
+    """
     try:
         save_file({key: value.contiguous() for key, value in tensors.items()}, path, metadata)
     except SafetensorError as error:
         raise OSError(errno.EIO, str(error)) from error
+    if metadata and len(metadata) > 1:
+        _sort_metadata(path)
+
+
+def _sort_metadata(path: Path) -> None:
+    """safetensors writes metadata in another order each time."""
+    with path.open("r+b") as file:
+        size = int.from_bytes(file.read(8), "little")
+        header = json.loads(file.read(size))
+        header["__metadata__"] = dict(sorted(header["__metadata__"].items()))
+        file.seek(8)
+        file.write(
+            json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode().ljust(size)
+        )
+
+
+def read_metadata(path: Path) -> dict[str, str]:
+    """What a file says of itself; nothing where there is no such file, or a damaged one."""
+    try:
+        with safe_open(path, framework="pt") as file:
+            return dict(file.metadata() or {})
+    except (OSError, SafetensorError):
+        return {}
 
 
 class SafetensorsFolder:

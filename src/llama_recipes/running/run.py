@@ -23,6 +23,7 @@ from llama_recipes.monitoring.screen import Screen
 from llama_recipes.monitoring.trackers import Trackers
 from llama_recipes.parallel.join import joined
 from llama_recipes.running import ending, preflight, watching
+from llama_recipes.running.best import keep_best
 from llama_recipes.running.holding import Hold
 from llama_recipes.running.loading import load
 from llama_recipes.running.parts import (
@@ -153,6 +154,7 @@ def _train(
         )
         if place.checkpoint is not None:
             restore(run, place.checkpoint)
+            keep_best(run, start, screen)
             screen.line(f"Going on after step {run.progress.step}, from {place.checkpoint.path}")
         run.checkpoint = checkpointer(run, start)
         run.instrument = watching.make_instrument(run, screen)

@@ -9,8 +9,8 @@ from typing import Protocol
 
 
 class SaveFn(Protocol):
-    def __call__(self, *, best: bool) -> None:
-        """Write the present weights: as the run's result, or beside it as its last state."""
+    def __call__(self, *, step: int, best: bool) -> None:
+        """Write the weights after `step`: as the run's result, or beside it as its last state."""
 
 
 @dataclass
@@ -49,10 +49,14 @@ class Selection:
         if step and self.saved_step != step:
             self._save(step, best=self.best_step is None)
 
+    def forget_best(self) -> None:
+        """Its weights are lost: the next ones that are offered are the best so far."""
+        self.best_loss, self.best_step = math.inf, None
+
     def _save(self, step: int, *, best: bool) -> None:
         if self.save is None:
             return
         started = time.perf_counter()
-        self.save(best=best)
+        self.save(step=step, best=best)
         self.saved_step = step
         self.save_seconds.append(time.perf_counter() - started)

@@ -111,14 +111,14 @@ def state_of(run: Run) -> dict[str, Any]:
 def restore(run: Run, checkpoint: Checkpoint) -> None:
     """Put a run that was just made where the one was that saved `checkpoint`."""
     state = checkpoint.state
-    weights, moments = checkpoint.shards("weights"), checkpoint.shards("optimizer")
+    restore_weights(run.model, checkpoint)
+    moments = checkpoint.shards("optimizer")
     parts: dict[str, list[str]] = {}
     for key in moments.shapes:
         name, part = key.split(_SEPARATOR)
         parts.setdefault(name, []).append(part)
     for name, weight in _trained(run.model):
         rows, first = own_rows(weight)
-        rows.copy_(weights.rows(name, first, len(rows)))
         for part in parts.get(name, []):
             key = f"{name}{_SEPARATOR}{part}"
             # The steps' count stays where the optimizer keeps it: on the processor, or with a GPU's
@@ -131,6 +131,15 @@ def restore(run: Run, checkpoint: Checkpoint) -> None:
         setattr(run.selection, name, math.inf if (name, value) == ("best_loss", None) else value)
     run.scale = LossScale(**state["loss_scale"])
     _restore_random(run, checkpoint.shards("random"))
+
+
+@torch.no_grad()
+def restore_weights(model: nn.Module, checkpoint: Checkpoint) -> None:
+    """What of the model is trained, and nothing else of the run."""
+    weights = checkpoint.shards("weights")
+    for name, weight in _trained(model):
+        rows, first = own_rows(weight)
+        rows.copy_(weights.rows(name, first, len(rows)))
 
 
 def _restore_random(run: Run, stored: Shards) -> None:

@@ -1,0 +1,121 @@
+"""A run whose best weights are not its last keeps them, wherever and from where it goes on."""
+
+from __future__ import annotations
+
+import json
+import shutil
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from llama_recipes.export.result import step_of
+from llama_recipes.finetuning import main
+from support.tiny_folder import jsonl, sums, tiny_folder
+
+OTHER = [{"prompt": "unlike all of that", "completion": f" {word}"} for word in ("not", "a", "sum")]
+
+
+@pytest.fixture(scope="module")
+def base(tmp_path_factory):
+    """A model that knows what it is evaluated on: all that it learns from other data is worse."""
+    folder = tmp_path_factory.mktemp("base")
+    flags = [
+        *(f"--model_name={tiny_folder(folder / 'tiny')}", f"--output_dir={folder / 'model'}"),
+        *("--dataset=file_dataset", f"--train_file={jsonl(folder / 'other.jsonl', OTHER)}"),
+        *("--no_run_validation", "--context_length=128", "--batching_strategy=padding"),
+        *("--num_epochs=20", "--lr=1e-2"),
+    ]
+    assert main(flags) == 0
+    return folder / "model"
+
+
+@pytest.fixture(params=["adapter", "all weights"])
+def flags(request, base, tmp_path):
+    return [
+        *(f"--model_name={base}", "--context_length=128", "--num_epochs=1"),
+        *(["--use_peft", "--lr=3e-2"] if request.param == "adapter" else ["--lr=3e-3"]),
+        *("--dataset=file_dataset", f"--train_file={jsonl(tmp_path / 'train.jsonl', sums(9))}"),
+        f"--validation_file={jsonl(tmp_path / 'validation.jsonl', OTHER)}",
+        *("--batch_size_training=1", "--batching_strategy=padding", "--eval_every=2"),
+    ]
+
+
+def weights(folder):
+    return {
+        f"{path.relative_to(folder)}:{key}": value
+        for path in [*folder.glob("*.safetensors"), *folder.glob("last/*.safetensors")]
+        for key, value in load_file(path).items()
+    }
+
+
+def same(one, other):
+    assert one.keys() == other.keys() != set()
+    assert all(torch.equal(value, other[key]) for key, value in one.items())
+
+
+def best_step(folder):
+    return json.loads((folder / "results.json").read_text())["best_step"]
+
+
+@pytest.fixture
+def whole(flags, tmp_path):
+    """The run that is not interrupted; its best weights are an early step's."""
+    folder = tmp_path / "whole"
+    assert main([*flags, f"--output_dir={folder}", "--checkpoint_every=3"]) == 0
+    assert best_step(folder) == step_of(folder) == 2
+    assert step_of(folder / "last") == 9
+    return folder
+
+
+@pytest.fixture
+def stopped(flags, tmp_path, whole):
+    """Its first six steps. checkpoints: of the steps 2, 4 and 6, or of 3 and 6."""
+
+    def run(every: int):
+        folder = tmp_path / "stopped"
+        more = ("--max_train_step=6", f"--checkpoint_every={every}", "--keep_checkpoints=3")
+        assert main([*flags, f"--output_dir={folder}", *more]) == 0
+        return folder
+
+    return run
+
+
+@pytest.mark.parametrize("every", [2, 3], ids=["of its checkpoint", "of the earlier folder"])
+def test_another_folder_gets_them(every, flags, stopped, whole, tmp_path):
+    checkpoint = stopped(every) / "checkpoints" / "step-00000006"
+    moved = tmp_path / "moved"
+    assert main([*flags, f"--resume={checkpoint}", f"--output_dir={moved}"]) == 0
+    assert best_step(moved) == step_of(moved) == 2
+    same(weights(moved), weights(whole))
+
+
+def test_what_comes_behind_an_earlier_checkpoint_is_given_up(flags, stopped, whole):
+    """Its folder holds step 4's as the best, of a way that is not gone on with."""
+    folder = stopped(2)
+    other = folder.with_name("other")
+    shutil.copytree(folder, other)
+    for name in ("step-00000004", "step-00000006"):
+        shutil.rmtree(other / "checkpoints" / name)
+    # As after a run that found step 4 better, and went on from step 2 since.
+    for path in folder.glob("last/*.safetensors"):
+        shutil.copyfile(path, other / path.name)
+    assert step_of(other) == 6
+    resume = f"--resume={other / 'checkpoints' / 'step-00000002'}"
+    assert main([*flags, f"--output_dir={other}", resume]) == 0
+    assert best_step(other) == step_of(other) == 2
+    same(weights(other), weights(whole))
+
+
+def test_where_they_are_gone_that_is_said_and_the_next_evaluation_begins_anew(
+    flags, stopped, tmp_path, capsys
+):
+    folder, moved = stopped(3), tmp_path / "moved"
+    for path in folder.glob("*.safetensors"):
+        path.unlink()
+    capsys.readouterr()
+    checkpoint = folder / "checkpoints" / "step-00000006"
+    assert main([*flags, f"--resume={checkpoint}", f"--output_dir={moved}"]) == 0
+    said = " ".join(capsys.readouterr().out.split())
+    assert "The weights after step 2, the best so far, are no longer there" in said
+    assert best_step(moved) == step_of(moved) >= 8
