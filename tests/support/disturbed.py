@@ -21,7 +21,7 @@ from llama_recipes.model.llama import DecoderLayer
 from llama_recipes.parallel.processes import ManyProcesses
 from llama_recipes.parallel.ranks import end
 from llama_recipes.running import loading
-from llama_recipes.training import loop
+from llama_recipes.training import loop, step
 
 Act = Callable[..., Any]
 Disturb = Callable[[], None]
@@ -40,13 +40,9 @@ def behind(act: Act, disturb: Disturb, *arguments: Any, **more: Any) -> Any:
 
 
 def on_the_way_back(act: Act, disturb: Disturb, *arguments: Any, **more: Any) -> Any:
-    result = act(*arguments, **more)
-
-    def hook(gradient: Tensor) -> Tensor:
-        disturb()
-        return gradient
-
-    result[0].register_hook(hook)
+    """Once the gradient of what it gives is there, and before anything that needs it."""
+    result: Tensor = act(*arguments, **more)
+    result.register_hook(lambda gradient: disturb())
     return result
 
 
@@ -59,7 +55,7 @@ def meanwhile(act: Act, disturb: Disturb, *arguments: Any, **more: Any) -> Any:
 PLACES: dict[str, tuple[Any, str, int, Act]] = {
     "loading": (loading, "load_weights", 1, before),
     "forward": (DecoderLayer, "forward", 30, before),
-    "backward": (DecoderLayer, "forward", 30, on_the_way_back),
+    "backward": (step, "batch_loss", 10, on_the_way_back),
     "collective": (ManyProcesses, "_gather", 40, meanwhile),
     "save": (folder, "save_pieces", 3, behind),
     "evaluation": (loop, "evaluate", 1, before),

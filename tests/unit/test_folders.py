@@ -81,3 +81,38 @@ def test_what_an_abandoned_run_left_is_no_part_of_one_that_goes_on_there(folder,
     assert (folder / "metrics.jsonl").read_text() == "mine"
     assert not (folder / "samples.json").exists()
     assert not (folder / "wandb_run.json").exists()
+
+
+KILLED = ("", "stopped by ProcessLostError")
+
+
+@pytest.mark.parametrize(
+    "reason", [*KILLED, "stopped by SIGTERM", "stopped by MemoryError", "done"]
+)
+@pytest.mark.parametrize("flags", [[], ["--resume=auto"]], ids=["anew", "auto"])
+def test_what_starts_a_killed_run_again_replaces_what_it_left(flags, reason, folder):
+    """Killed behind its first evaluation and before its first checkpoint."""
+    (folder / "results.json").write_text(json.dumps({"stop_reason": reason}))
+    may = flags and reason in KILLED
+    refused = pytest.raises(ConfigError, match=r"a-folder already holds model\.safetensors")
+    with nullcontext() if may else refused:
+        refuse_results(configured(*flags), None)
+        take_over(folder, None)
+        assert not (folder / "model.safetensors").exists()
+    assert may or (folder / "model.safetensors").exists()
+
+
+@pytest.mark.parametrize(("reason", "is_kept"), [("stopped by DataError", False), ("done", True)])
+def test_results_alone_are_kept_where_the_run_came_to_its_end(reason, is_kept, folder):
+    (folder / "model.safetensors").unlink()
+    (folder / "results.json").write_text(json.dumps({"stop_reason": reason}))
+    refused = pytest.raises(ConfigError, match=r"a-folder already holds results\.json")
+    with refused if is_kept else nullcontext():
+        refuse_results(configured(), None)
+
+
+def test_results_of_somebody_else_are_kept(folder):
+    (folder / "model.safetensors").unlink()
+    (folder / "results.json").write_text("[1]")
+    with pytest.raises(ConfigError, match=r"a-folder already holds results\.json"):
+        refuse_results(configured(), None)

@@ -37,13 +37,17 @@ def reason_of(error: BaseException) -> str:
     return _SECRET.sub("…", said)  # the folder of a run is handed on, and its report
 
 
-def is_finished(path: Path) -> bool:
-    """Whether a results.json tells of a run that came to an end, and not only of one that began."""
+def ending_in(path: Path) -> str | None:
+    """How the run of a results.json ended: the `stop_reason` there, empty before its end.
+
+    None for a file that is none of ours, or where there is none.
+    """
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError:
-        return True  # not one of ours: better kept
-    return not isinstance(content, dict) or bool(content.get("stop_reason"))
+    except (OSError, ValueError):
+        return None
+    known = isinstance(content, dict) and "stop_reason" in content
+    return str(content["stop_reason"] or "") if known else None
 
 
 def counted_before(folder: Path | None) -> dict[str, Any]:

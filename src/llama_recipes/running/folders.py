@@ -7,17 +7,21 @@ import shutil
 from pathlib import Path
 from tempfile import TemporaryFile
 
+from llama_recipes.adapters.peft_config import CONFIG_FILE as ADAPTER_FILE
 from llama_recipes.checkpoint.folder import Checkpoint, has_ended
 from llama_recipes.configs.places import checkpoints_place, saves_apart
 from llama_recipes.configs.run import RunConfig
 from llama_recipes.configs.section import is_given
 from llama_recipes.configs.training import TrainConfig
-from llama_recipes.errors import CheckpointError, ConfigError
+from llama_recipes.errors import CheckpointError, ConfigError, ProcessLostError
+from llama_recipes.model.safetensors_folder import INDEX
 from llama_recipes.monitoring.report.files import SAMPLES_FILE
-from llama_recipes.monitoring.results import LAST, RESULTS_FILE, is_finished
+from llama_recipes.monitoring.results import LAST, RESULTS_FILE, STOPPED_BY, ending_in
 from llama_recipes.monitoring.run_facts import earlier_parts
 from llama_recipes.monitoring.run_log import METRICS_FILE
 from llama_recipes.monitoring.to_wandb import RUN_FILE as WANDB_FILE
+
+_OF_A_RUN = (METRICS_FILE, SAMPLES_FILE, WANDB_FILE, ADAPTER_FILE, INDEX)
 
 
 def output_path(config: RunConfig) -> Path | None:
@@ -68,28 +72,36 @@ def refuse_results(config: RunConfig, checkpoint: Checkpoint | None) -> None:
     its to replace, and so are the checkpoints beside it.
     """
     folder, root = output_path(config), checkpoints_path(config)
-    if root is None or not _same(folder, earlier_folder(checkpoint, folder)):
+    starts_again = checkpoint is None and config.train_config.resume == "auto"
+    own = root is not None and _same(folder, earlier_folder(checkpoint, folder))
+    if folder is not None and not own and not (starts_again and _is_cut_off(folder)):
         _refuse_result(folder)
     if not _same(root, checkpoint.path.parent if checkpoint else None):
         _refuse_checkpoints(root, "--dist_checkpoint_folder" if saves_apart(config.value) else "")
 
 
-def _refuse_result(folder: Path | None) -> None:
-    held = (
-        []
-        if folder is None
-        else [
-            str(path.relative_to(folder))
-            for pattern in ("*.safetensors", f"{LAST}/*.safetensors", "config.json", RESULTS_FILE)
-            for path in sorted(folder.glob(pattern))
-            if path.name != RESULTS_FILE or is_finished(path)
-        ]
-    )
+def _is_cut_off(folder: Path) -> bool:
+    """Whether a run began there and was killed: what starts it again may replace what it left."""
+    return ending_in(folder / RESULTS_FILE) in ("", f"{STOPPED_BY}{ProcessLostError.__name__}")
+
+
+def _refuse_result(folder: Path) -> None:
+    held = [str(path.relative_to(folder)) for path in _weights(folder)]
+    ending = ending_in(folder / RESULTS_FILE)
+    # Of a run that left nothing else, and did not come to its end, they are no loss.
+    ended_well = ending is None or (ending and not ending.startswith(STOPPED_BY))
+    if ended_well and (folder / RESULTS_FILE).exists():
+        held.append(RESULTS_FILE)
     if held:
         raise ConfigError(
             f"--output_dir {folder} already holds {', '.join(held[:3])}, the result of a run,"
             " which is not written over. Name another folder, or remove this one."
         )
+
+
+def _weights(folder: Path) -> list[Path]:
+    patterns = ("*.safetensors", f"{LAST}/*.safetensors", "config.json")
+    return [path for pattern in patterns for path in sorted(folder.glob(pattern))]
 
 
 def _refuse_checkpoints(root: Path | None, flag: str) -> None:
@@ -150,7 +162,7 @@ def make_folders(config: RunConfig) -> None:
 
 
 def take_over(folder: Path, checkpoint: Checkpoint | None) -> None:
-    """Replace what an unfinished run that saved nothing left in `folder`.
+    """Replace what an unfinished run left in `folder`, of which no checkpoint goes on.
 
     A run that goes on from the checkpoint of another folder takes the metrics up to there along.
     Raises OSError.
@@ -158,8 +170,8 @@ def take_over(folder: Path, checkpoint: Checkpoint | None) -> None:
     earlier = earlier_folder(checkpoint, folder)
     if _same(folder, earlier):
         return
-    for name in (METRICS_FILE, SAMPLES_FILE, WANDB_FILE):
-        (folder / name).unlink(missing_ok=True)
+    for path in (*_weights(folder), *(folder / name for name in _OF_A_RUN)):
+        path.unlink(missing_ok=True)
     if earlier is not None and (earlier / METRICS_FILE).is_file():
         shutil.copyfile(earlier / METRICS_FILE, folder / METRICS_FILE)
 
