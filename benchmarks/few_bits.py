@@ -18,7 +18,7 @@ from benchmarks.contenders import GROUPED_WITHOUT_CHECKPOINTING
 from benchmarks.speed import in_order
 
 PLAIN, EIGHT, FOUR, QERA, PEFT = "16 bits", "8 bits", "nf4", "nf4, qera", "nf4, peft"
-RANK, LR = 32, 4e-4
+RANK, LR = 64, 4e-4
 LINEAR = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
 
 
