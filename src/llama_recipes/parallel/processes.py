@@ -143,7 +143,6 @@ class ManyProcesses:
         return str(told["made"])
 
     def is_first_to_say(self, text: str) -> bool:
-        """Whether no other process has said the same: what fails everywhere is said once."""
         key = blake2b(text.encode(), digest_size=16).hexdigest()
         try:
             return bool(self._store.add(f"said/{key}", 1) == 1)

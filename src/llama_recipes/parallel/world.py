@@ -55,6 +55,9 @@ class World(Protocol):
     def once_a_host(self, make: Callable[[], str]) -> str:
         """What `make` returns on one process of each host, however long that takes."""
 
+    def is_first_to_say(self, text: str) -> bool:
+        """Whether no other process has said the same: what fails everywhere is said once."""
+
 
 class OneProcess:
     """Nobody to share with."""
@@ -90,6 +93,9 @@ class OneProcess:
 
     def once_a_host(self, make: Callable[[], str]) -> str:
         return make()
+
+    def is_first_to_say(self, text: str) -> bool:
+        return True
 
 
 CPU_ALONE = OneProcess(torch.device("cpu"))

@@ -14,7 +14,7 @@ from llama_recipes.configs.needs import warnings
 from llama_recipes.configs.run import RunConfig
 from llama_recipes.data.loader import Loader
 from llama_recipes.data.places import places_of_documents
-from llama_recipes.errors import Interrupted
+from llama_recipes.errors import FollowedError, Interrupted
 from llama_recipes.model.llama import Llama
 from llama_recipes.model.weights import check_weights
 from llama_recipes.monitoring import announce
@@ -59,10 +59,13 @@ def finetune(config: RunConfig, screen: Screen | None = None) -> dict[str, Any]:
                 quiet = Screen(Console(quiet=True)) if world.rank else None
                 return _finetune(config, quiet or screen or Screen(), interruption, hold)
         except StopRequested as stop:
-            raise Interrupted(
+            told = Interrupted(
                 f"Stopped by {stop.name} before the first step: nothing is lost. Run the same"
                 " command again."
-            ) from stop
+            )
+            if interruption.world.is_first_to_say(str(told)):
+                raise told from stop
+            raise FollowedError(told.exit_code) from stop
 
 
 def _finetune(
