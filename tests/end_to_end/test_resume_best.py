@@ -11,6 +11,7 @@ from safetensors.torch import load_file
 
 from llama_recipes.export.result import step_of
 from llama_recipes.finetuning import main
+from support.ranks import run_jobs
 from support.tiny_folder import jsonl, sums, tiny_folder
 
 OTHER = [{"prompt": "unlike all of that", "completion": f" {word}"} for word in ("not", "a", "sum")]
@@ -91,13 +92,13 @@ def test_another_folder_gets_them(every, flags, stopped, whole, tmp_path):
 
 
 def test_what_comes_behind_an_earlier_checkpoint_is_given_up(flags, stopped, whole):
-    """Its folder holds step 4's as the best, of a way that is not gone on with."""
+    """Its folder holds step 6's as the best, of a way that is not gone on with."""
     folder = stopped(2)
     other = folder.with_name("other")
     shutil.copytree(folder, other)
     for name in ("step-00000004", "step-00000006"):
         shutil.rmtree(other / "checkpoints" / name)
-    # As after a run that found step 4 better, and went on from step 2 since.
+    # As after a run that found step 6 better, and goes on from step 2.
     for path in folder.glob("last/*.safetensors"):
         shutil.copyfile(path, other / path.name)
     assert step_of(other) == 6
@@ -119,3 +120,40 @@ def test_where_they_are_gone_that_is_said_and_the_next_evaluation_begins_anew(
     said = " ".join(capsys.readouterr().out.split())
     assert "The weights after step 2, the best so far, are no longer there" in said
     assert best_step(moved) == step_of(moved) >= 8
+
+
+def test_last_weights_of_a_way_that_is_given_up_go(flags, stopped):
+    folder = stopped(2)
+    assert step_of(folder / "last") == 6
+    resume = f"--resume={folder / 'checkpoints' / 'step-00000004'}"
+    bad = ("--lr=1e30", "--no_gradient_clipping", "--resume_with_changes")
+    flags = [flag for flag in flags if not flag.startswith("--lr=")]
+    assert main([*flags, f"--output_dir={folder}", resume, *bad]) == 5
+    last = step_of(folder / "last")
+    assert last is None or last < 6
+
+
+@pytest.mark.parametrize(
+    "every",
+    [pytest.param(2, id="of its checkpoint", marks=pytest.mark.faults), 3],
+)
+def test_on_two_processes_another_folder_gets_them(every, flags, tmp_path):
+    own = [flag for flag in flags if flag != "--num_epochs=1"]  # half as many steps an epoch
+
+    def job(name: str, *extra: str) -> list[str]:
+        more = ("--enable_fsdp", "--no_mixed_precision", "--num_epochs=2")
+        places = (f"--output_dir={tmp_path / name}", f"--dist_checkpoint_root_folder={tmp_path}")
+        return [*own, *more, *places, f"--dist_checkpoint_folder={name}", *extra]
+
+    apart = tmp_path / "stopped-model"  # of all weights
+    root = tmp_path / "stopped" / "checkpoints" if "--use_peft" in flags else apart
+    checkpoint = f"--checkpoint_every={every}"
+    jobs = [
+        job("whole", checkpoint),
+        job("stopped", checkpoint, "--max_train_step=6", "--keep_checkpoints=3"),
+        job("moved", f"--resume={root / 'step-00000006'}"),
+    ]
+    run_jobs(tmp_path / "logs", jobs, size=2)
+    whole, moved = tmp_path / "whole", tmp_path / "moved"
+    assert best_step(moved) == step_of(moved) == best_step(whole) < 6
+    same(weights(moved), weights(whole))

@@ -32,7 +32,7 @@ from llama_recipes.errors import LlamaRecipesError
 from llama_recipes.parallel.processes import ManyProcesses
 from llama_recipes.parallel.ranks import end
 root, step = Path(sys.argv[1]), int(sys.argv[2])
-world = ManyProcesses(FsdpConfig(timeout_seconds=10), torch.device("cpu"))
+world = ManyProcesses(FsdpConfig(timeout_seconds=60), torch.device("cpu"))
 world.join()
 rows = torch.full(({ROWS} // 2,), float(step))
 weights = {{"a": Piece(rows, world.rank * len(rows), ({ROWS},))}}

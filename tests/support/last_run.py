@@ -64,7 +64,8 @@ class _Recorder:
 
 def pytest_configure(config: pytest.Config) -> None:
     """Once, in the process that hears of all tests."""
-    if config.option.keyword or any("::" in word for word in config.args):
-        raise pytest.UsageError("A record is of whole files: leave -k and :: out.")
+    chosen = config.option.keyword or config.option.markexpr or config.option.maxfail
+    if chosen or any("::" in word for word in config.args):
+        raise pytest.UsageError("A record is of whole files: with -m '', without -k, -x and ::.")
     if not hasattr(config, "workerinput"):
         config.pluginmanager.register(_Recorder())

@@ -83,36 +83,33 @@ def test_what_an_abandoned_run_left_is_no_part_of_one_that_goes_on_there(folder,
     assert not (folder / "wandb_run.json").exists()
 
 
-KILLED = ("", "stopped by ProcessLostError")
+ENDS = ("", "stopped by RuntimeError", "stopped by SIGTERM", "all epochs are done")
+
+
+@pytest.mark.parametrize("reason", ENDS)
+@pytest.mark.parametrize("flags", [[], ["--resume=auto"]], ids=["anew", "auto"])
+def test_weights_without_a_checkpoint_are_never_written_over(flags, reason, folder):
+    """Killed behind its first evaluation and before its first checkpoint, too."""
+    (folder / "results.json").write_text(json.dumps({"stop_reason": reason}))
+    with pytest.raises(ConfigError, match=r"a-folder already holds model\.safetensors"):
+        refuse_results(configured(*flags), None)
 
 
 @pytest.mark.parametrize(
-    "reason", [*KILLED, "stopped by SIGTERM", "stopped by MemoryError", "done"]
+    ("flags", "open_ends"), [([], ENDS[:1]), (["--resume=auto"], ENDS[:3])], ids=["anew", "auto"]
 )
-@pytest.mark.parametrize("flags", [[], ["--resume=auto"]], ids=["anew", "auto"])
-def test_what_starts_a_killed_run_again_replaces_what_it_left(flags, reason, folder):
-    """Killed behind its first evaluation and before its first checkpoint."""
-    (folder / "results.json").write_text(json.dumps({"stop_reason": reason}))
-    may = flags and reason in KILLED
-    refused = pytest.raises(ConfigError, match=r"a-folder already holds model\.safetensors")
-    with nullcontext() if may else refused:
-        refuse_results(configured(*flags), None)
-        take_over(folder, None)
-        assert not (folder / "model.safetensors").exists()
-    assert may or (folder / "model.safetensors").exists()
-
-
-@pytest.mark.parametrize(("reason", "is_kept"), [("stopped by DataError", False), ("done", True)])
-def test_results_alone_are_kept_where_the_run_came_to_its_end(reason, is_kept, folder):
+@pytest.mark.parametrize("reason", ENDS)
+def test_a_run_that_left_no_weights_starts_again(flags, open_ends, reason, folder):
+    """As where one of several processes is killed in the first save."""
     (folder / "model.safetensors").unlink()
     (folder / "results.json").write_text(json.dumps({"stop_reason": reason}))
     refused = pytest.raises(ConfigError, match=r"a-folder already holds results\.json")
-    with refused if is_kept else nullcontext():
-        refuse_results(configured(), None)
+    with nullcontext() if reason in open_ends else refused:
+        refuse_results(configured(*flags), None)
 
 
 def test_results_of_somebody_else_are_kept(folder):
     (folder / "model.safetensors").unlink()
     (folder / "results.json").write_text("[1]")
     with pytest.raises(ConfigError, match=r"a-folder already holds results\.json"):
-        refuse_results(configured(), None)
+        refuse_results(configured("--resume=auto"), None)

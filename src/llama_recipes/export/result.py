@@ -19,7 +19,7 @@ from llama_recipes.export.hf import (
 )
 from llama_recipes.model.llama import Llama
 from llama_recipes.model.safetensors_folder import read_metadata, weight_files
-from llama_recipes.monitoring.results import LAST
+from llama_recipes.monitoring.results import LAST, RESULTS_FILE
 from llama_recipes.parallel.world import CPU_ALONE, World
 from llama_recipes.quantization.kept import Kept
 
@@ -37,6 +37,21 @@ def step_of(folder: Path) -> int | None:
         if _STEP in told:
             return int(told[_STEP])
     return None
+
+
+def holds_weights(folder: Path) -> bool:
+    return any(folder.glob("*.safetensors"))
+
+
+def drop_last(folder: Path, *, after: int = -1) -> None:
+    """Remove the last weights beside a result where they are of a step behind `after`.
+
+    Another run's folder that has this very name stays.
+    """
+    last = folder / LAST
+    step = step_of(last)
+    if step is not None and step > after and not (last / RESULTS_FILE).exists():
+        shutil.rmtree(last, ignore_errors=True)
 
 
 class ResultWriter:
@@ -90,7 +105,7 @@ class ResultWriter:
                     world=self.world,
                 )
             if best:  # which is the last, too, until the run goes on
-                self.world.lead(lambda: shutil.rmtree(self.folder / LAST, ignore_errors=True))
+                self.world.lead(lambda: drop_last(self.folder))
         except OSError as error:
             raise CheckpointError(
                 f"The result could not be written to {folder}: {error.strerror or error}. What was"

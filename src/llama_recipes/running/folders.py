@@ -7,21 +7,17 @@ import shutil
 from pathlib import Path
 from tempfile import TemporaryFile
 
-from llama_recipes.adapters.peft_config import CONFIG_FILE as ADAPTER_FILE
 from llama_recipes.checkpoint.folder import Checkpoint, has_ended
 from llama_recipes.configs.places import checkpoints_place, saves_apart
 from llama_recipes.configs.run import RunConfig
 from llama_recipes.configs.section import is_given
 from llama_recipes.configs.training import TrainConfig
-from llama_recipes.errors import CheckpointError, ConfigError, ProcessLostError
-from llama_recipes.model.safetensors_folder import INDEX
+from llama_recipes.errors import CheckpointError, ConfigError
 from llama_recipes.monitoring.report.files import SAMPLES_FILE
 from llama_recipes.monitoring.results import LAST, RESULTS_FILE, STOPPED_BY, ending_in
 from llama_recipes.monitoring.run_facts import earlier_parts
 from llama_recipes.monitoring.run_log import METRICS_FILE
 from llama_recipes.monitoring.to_wandb import RUN_FILE as WANDB_FILE
-
-_OF_A_RUN = (METRICS_FILE, SAMPLES_FILE, WANDB_FILE, ADAPTER_FILE, INDEX)
 
 
 def output_path(config: RunConfig) -> Path | None:
@@ -69,39 +65,34 @@ def refuse_results(config: RunConfig, checkpoint: Checkpoint | None) -> None:
     """Raises ConfigError where the run's folder holds results, which are never written over.
 
     checkpoint: what the run goes on from; the results in the folder of the run that saved it are
-    its to replace, and so are the checkpoints beside it.
+    its to replace, and so are the checkpoints beside it. Of a run that left no weights, `--resume
+    auto` replaces what it says of itself where it did not come to its end.
     """
     folder, root = output_path(config), checkpoints_path(config)
     starts_again = checkpoint is None and config.train_config.resume == "auto"
     own = root is not None and _same(folder, earlier_folder(checkpoint, folder))
-    if folder is not None and not own and not (starts_again and _is_cut_off(folder)):
-        _refuse_result(folder)
+    if folder is not None and not own:
+        _refuse_result(folder, starts_again=starts_again)
     if not _same(root, checkpoint.path.parent if checkpoint else None):
         _refuse_checkpoints(root, "--dist_checkpoint_folder" if saves_apart(config.value) else "")
 
 
-def _is_cut_off(folder: Path) -> bool:
-    """Whether a run began there and was killed: what starts it again may replace what it left."""
-    return ending_in(folder / RESULTS_FILE) in ("", f"{STOPPED_BY}{ProcessLostError.__name__}")
-
-
-def _refuse_result(folder: Path) -> None:
-    held = [str(path.relative_to(folder)) for path in _weights(folder)]
-    ending = ending_in(folder / RESULTS_FILE)
-    # Of a run that left nothing else, and did not come to its end, they are no loss.
-    ended_well = ending is None or (ending and not ending.startswith(STOPPED_BY))
-    if ended_well and (folder / RESULTS_FILE).exists():
-        held.append(RESULTS_FILE)
+def _refuse_result(folder: Path, *, starts_again: bool) -> None:
+    patterns = ("*.safetensors", f"{LAST}/*.safetensors", "config.json")
+    held = [
+        str(path.relative_to(folder))
+        for pattern in patterns
+        for path in sorted(folder.glob(pattern))
+    ]
+    if (results := folder / RESULTS_FILE).exists():
+        ending = ending_in(results)
+        is_open = ending == "" or (starts_again and str(ending).startswith(STOPPED_BY))
+        held += [] if is_open else [RESULTS_FILE]
     if held:
         raise ConfigError(
             f"--output_dir {folder} already holds {', '.join(held[:3])}, the result of a run,"
             " which is not written over. Name another folder, or remove this one."
         )
-
-
-def _weights(folder: Path) -> list[Path]:
-    patterns = ("*.safetensors", f"{LAST}/*.safetensors", "config.json")
-    return [path for pattern in patterns for path in sorted(folder.glob(pattern))]
 
 
 def _refuse_checkpoints(root: Path | None, flag: str) -> None:
@@ -162,7 +153,7 @@ def make_folders(config: RunConfig) -> None:
 
 
 def take_over(folder: Path, checkpoint: Checkpoint | None) -> None:
-    """Replace what an unfinished run left in `folder`, of which no checkpoint goes on.
+    """Replace what an unfinished run that saved nothing left in `folder`.
 
     A run that goes on from the checkpoint of another folder takes the metrics up to there along.
     Raises OSError.
@@ -170,8 +161,8 @@ def take_over(folder: Path, checkpoint: Checkpoint | None) -> None:
     earlier = earlier_folder(checkpoint, folder)
     if _same(folder, earlier):
         return
-    for path in (*_weights(folder), *(folder / name for name in _OF_A_RUN)):
-        path.unlink(missing_ok=True)
+    for name in (METRICS_FILE, SAMPLES_FILE, WANDB_FILE):
+        (folder / name).unlink(missing_ok=True)
     if earlier is not None and (earlier / METRICS_FILE).is_file():
         shutil.copyfile(earlier / METRICS_FILE, folder / METRICS_FILE)
 

@@ -140,27 +140,7 @@ def _train(
                 )
             )
         )
-        run = Run(
-            model,
-            make_optimizer(model, config),
-            schedule,
-            loader,
-            eval_loader,
-            config=train,
-            selection=Selection(
-                result_writer(model, start, world), patience=train.early_stopping_patience
-            ),
-            log=log,
-            screen=screen,
-            trackers=trackers,
-            interruption=interruption,
-        )
-        if place.checkpoint is not None:
-            restore(run, place.checkpoint)
-            keep_best(run, start, screen)
-            screen.line(f"Going on after step {run.progress.step}, from {place.checkpoint.path}")
-        run.checkpoint = checkpointer(run, start)
-        run.instrument = watching.make_instrument(run, screen)
+        run = _run(model, start, loader, eval_loader, schedule, screen, interruption, log, trackers)
         ending.train(run, written_by_me, screen, facts, partial(_places, start))
         if place.folder is not None and train.save_model and train.save_optimizer:
             save_optimizer(run, place.folder)
@@ -179,6 +159,42 @@ def _train(
     if place.folder is None and place.root is not None:
         announce.to_model(place.root, results["best_step"], screen)
     return results
+
+
+def _run(
+    model: Llama,
+    start: Start,
+    loader: Loader,
+    eval_loader: Loader | None,
+    schedule: Schedule,
+    screen: Screen,
+    interruption: Interruption,
+    log: RunLog,
+    trackers: Trackers,
+) -> Run:
+    """Where it begins, or where its checkpoint was."""
+    config, checkpoint = start.config, start.place.checkpoint
+    writer = result_writer(model, start, interruption.world)
+    run = Run(
+        model,
+        make_optimizer(model, config),
+        schedule,
+        loader,
+        eval_loader,
+        config=config.train_config,
+        selection=Selection(writer, patience=config.train_config.early_stopping_patience),
+        log=log,
+        screen=screen,
+        trackers=trackers,
+        interruption=interruption,
+    )
+    if checkpoint is not None:
+        restore(run, checkpoint)
+        keep_best(run, start, screen)
+        screen.line(f"Going on after step {run.progress.step}, from {checkpoint.path}")
+    run.checkpoint = checkpointer(run, start)
+    run.instrument = watching.make_instrument(run, screen)
+    return run
 
 
 def _places(start: Start, documents: Sequence[int]) -> list[str]:

@@ -28,7 +28,7 @@ class Checkpointer:
 
     identity: of `resuming.identity`. run_id: the same in every part of a run. folder: the run's, as
     seen from `root`. layout: whether each process writes its own part. after: the step that this
-    part of the run goes on from. made_of: of `parts.made_of`, for whoever makes a model of it.
+    part of the run goes on from. made_of: of `running.saving`, for whoever makes a model of it.
     """
 
     def __init__(
