@@ -41,7 +41,7 @@ def test_the_last_column_is_what_came_of_the_files():
     page = reliability.filled(PAGE, runs)
     assert page == PAGE.replace(
         "what was said before", "2026-01-02: 5 passed, **1 failed**, kills 1,000"
-    ).replace("test_ranks.py` | |", "test_ranks.py` | not run yet |")
+    ).replace("test_ranks.py` | |", "test_ranks.py` | not recorded yet |")
 
 
 @pytest.mark.parametrize(("name", "words"), [("test_no.py", "0 files"), ("test_trackers.py", "2")])

@@ -56,7 +56,7 @@ def _found(name: str) -> str:
 def _cell(runs: Sequence[FileRun | None]) -> str:
     made = [run for run in runs if run is not None]
     if len(made) < len(runs):
-        return "not run yet"
+        return "not recorded yet"
     outcomes, figures = Counter[str](), Counter[str]()
     for run in made:
         outcomes.update(run.outcomes)
