@@ -17,6 +17,7 @@ from support.pages import ROOT
 
 PAGE = ROOT / "docs" / "reliability.md"
 _ROW = re.compile(r"^\| (?P<promise>.+?) \| (?P<shown>.*`.*?test_\w+\.py`.*?) \|.*\|$", re.M)
+_WHERE = re.compile(r"^Recorded on .*\.$", re.M)
 _FILE = re.compile(r"`((?:tests/)?(?:\w+/)*test_\w+\.py)`")
 
 
@@ -37,7 +38,10 @@ def filled(page: str, known: Mapping[str, FileRun]) -> str:
         runs = [known.get(file) for file in _files(found["shown"])]
         return f"| {found['promise']} | {found['shown']} | {_cell(runs)} |"
 
-    return _ROW.sub(row, page)
+    machines = sorted({run.on for run in known.values()})
+    return _WHERE.sub(
+        f"Recorded on {'; '.join(machines) or 'no machine yet'}.", _ROW.sub(row, page)
+    )
 
 
 def _files(text: str) -> list[str]:

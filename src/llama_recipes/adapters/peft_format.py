@@ -11,7 +11,6 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from types import MappingProxyType
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -95,7 +94,7 @@ def write_adapter(
     *,
     base: str | None,
     kept: Kept | None,
-    metadata: Mapping[str, str] = MappingProxyType({}),
+    metadata: Mapping[str, str],
 ) -> None:
     """Write what `adapter_tensors` gives.
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -122,6 +123,15 @@ def open_documents(config: RunConfig, tokenizer: Tokenizer, screen: Screen, worl
     elif train.run_validation:
         screen.warn("This data set has no validation part: nothing is evaluated.")
     return splits
+
+
+@dataclass(frozen=True)
+class Course:
+    """What is learnt from and evaluated on, micro-batch by micro-batch, and at which rates."""
+
+    loader: Loader
+    eval_loader: Loader | None
+    schedule: Schedule
 
 
 def make_loaders(

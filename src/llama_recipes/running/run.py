@@ -12,7 +12,6 @@ from rich.console import Console
 
 from llama_recipes.configs.needs import warnings
 from llama_recipes.configs.run import RunConfig
-from llama_recipes.data.loader import Loader
 from llama_recipes.data.places import places_of_documents
 from llama_recipes.errors import FollowedError, Interrupted
 from llama_recipes.model.llama import Llama
@@ -27,6 +26,7 @@ from llama_recipes.running.best import keep_best
 from llama_recipes.running.holding import Hold
 from llama_recipes.running.loading import load
 from llama_recipes.running.parts import (
+    Course,
     make_loaders,
     make_optimizer,
     make_schedule,
@@ -41,7 +41,6 @@ from llama_recipes.training.gpu_kernels import speed_up
 from llama_recipes.training.interruption import Interruption, StopRequested
 from llama_recipes.training.loop import Run
 from llama_recipes.training.samples import ask_after, ask_before
-from llama_recipes.training.schedule import Schedule
 from llama_recipes.training.selection import Selection
 from llama_recipes.training.snapshot import restore, save_optimizer
 
@@ -93,32 +92,27 @@ def _finetune(
     )
     if not train.enable_fsdp:
         preflight.check_memory(model, loader, world.device)
-    schedule = make_schedule(train, loader, screen)
+    course = Course(loader, eval_loader, make_schedule(train, loader, screen))
+    steps = course.schedule.total_steps
     loaders = [loader, *([eval_loader] if eval_loader else [])]
-    preflight.keep_frozen_outputs(config, model, loaders, schedule.total_steps, screen)
+    preflight.keep_frozen_outputs(config, model, loaders, steps, screen)
     if train.use_fast_kernels and world.device.type != "cpu":
-        screen.line(speed_up(model, steps=schedule.total_steps))
+        screen.line(speed_up(model, steps=steps))
     give_back()
     torch.manual_seed(train.seed + world.rank)  # what dropout drops differs among processes
-    return _train(model, start, loader, eval_loader, schedule, screen, interruption)
+    return _train(model, start, course, screen, interruption)
 
 
 def _train(
-    model: Llama,
-    start: Start,
-    loader: Loader,
-    eval_loader: Loader | None,
-    schedule: Schedule,
-    screen: Screen,
-    interruption: Interruption,
+    model: Llama, start: Start, course: Course, screen: Screen, interruption: Interruption
 ) -> dict[str, Any]:
     """The answers before the first step, the steps, the answers after the last one, the results."""
     world, place, base = interruption.world, start.place, start.base
-    config, train, steps = start.config, start.config.train_config, schedule.total_steps
+    config, train, steps = start.config, start.config.train_config, course.schedule.total_steps
     written_by_me = None if world.rank else place.folder
     facts = ending.facts_of(start, world)
     samples = watching.choose_samples(
-        config, start.splits, base.tokenizer, loader, steps, world, screen
+        config, start.splits, base.tokenizer, course.loader, steps, world, screen
     )
     goes_on = place.checkpoint is not None
     ask_before(samples, model, base.tokenizer, written_by_me, goes_on=goes_on, screen=screen)
@@ -140,7 +134,7 @@ def _train(
                 )
             )
         )
-        run = _run(model, start, loader, eval_loader, schedule, screen, interruption, log, trackers)
+        run = _run(model, start, course, screen, interruption, log, trackers)
         ending.train(run, written_by_me, screen, facts, partial(_places, start))
         if place.folder is not None and train.save_model and train.save_optimizer:
             save_optimizer(run, place.folder)
@@ -164,9 +158,7 @@ def _train(
 def _run(
     model: Llama,
     start: Start,
-    loader: Loader,
-    eval_loader: Loader | None,
-    schedule: Schedule,
+    course: Course,
     screen: Screen,
     interruption: Interruption,
     log: RunLog,
@@ -178,9 +170,9 @@ def _run(
     run = Run(
         model,
         make_optimizer(model, config),
-        schedule,
-        loader,
-        eval_loader,
+        course.schedule,
+        course.loader,
+        course.eval_loader,
         config=config.train_config,
         selection=Selection(writer, patience=config.train_config.early_stopping_patience),
         log=log,
