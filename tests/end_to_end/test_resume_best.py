@@ -11,6 +11,7 @@ from safetensors.torch import load_file
 
 from llama_recipes.export.result import step_of
 from llama_recipes.finetuning import main
+from llama_recipes.training import loop
 from support.ranks import run_jobs
 from support.tiny_folder import jsonl, sums, tiny_folder
 
@@ -38,7 +39,7 @@ def flags(request, base, tmp_path):
         *(["--use_peft", "--lr=3e-2"] if request.param == "adapter" else ["--lr=3e-3"]),
         *("--dataset=file_dataset", f"--train_file={jsonl(tmp_path / 'train.jsonl', sums(9))}"),
         f"--validation_file={jsonl(tmp_path / 'validation.jsonl', OTHER)}",
-        *("--batch_size_training=1", "--batching_strategy=padding", "--eval_every=2"),
+        *("--batch_size_training=1", "--batching_strategy=padding", "--eval_every=4"),
     ]
 
 
@@ -55,6 +56,12 @@ def same(one, other):
     assert all(torch.equal(value, other[key]) for key, value in one.items())
 
 
+def lines(folder):
+    """Steps and losses of metrics.jsonl, of evaluations too."""
+    read = map(json.loads, (folder / "metrics.jsonl").read_text().splitlines())
+    return [(line["step"], line.get("loss"), line.get("eval_loss")) for line in read]
+
+
 def best_step(folder):
     return json.loads((folder / "results.json").read_text())["best_step"]
 
@@ -64,14 +71,14 @@ def whole(flags, tmp_path):
     """The run that is not interrupted; its best weights are an early step's."""
     folder = tmp_path / "whole"
     assert main([*flags, f"--output_dir={folder}", "--checkpoint_every=3"]) == 0
-    assert best_step(folder) == step_of(folder) == 2
+    assert best_step(folder) == step_of(folder) == 4
     assert step_of(folder / "last") == 9
     return folder
 
 
 @pytest.fixture
 def stopped(flags, tmp_path, whole):
-    """Its first six steps. checkpoints: of the steps 2, 4 and 6, or of 3 and 6."""
+    """Its first six steps. every: 4 or 3, for a checkpoint of the best step or none of it."""
 
     def run(every: int):
         folder = tmp_path / "stopped"
@@ -82,29 +89,28 @@ def stopped(flags, tmp_path, whole):
     return run
 
 
-@pytest.mark.parametrize("every", [2, 3], ids=["of its checkpoint", "of the earlier folder"])
+@pytest.mark.parametrize("every", [4, 3], ids=["of its checkpoint", "of the earlier folder"])
 def test_another_folder_gets_them(every, flags, stopped, whole, tmp_path):
     checkpoint = stopped(every) / "checkpoints" / "step-00000006"
     moved = tmp_path / "moved"
     assert main([*flags, f"--resume={checkpoint}", f"--output_dir={moved}"]) == 0
-    assert best_step(moved) == step_of(moved) == 2
+    assert best_step(moved) == step_of(moved) == 4
     same(weights(moved), weights(whole))
 
 
 def test_what_comes_behind_an_earlier_checkpoint_is_given_up(flags, stopped, whole):
     """Its folder holds step 6's as the best, of a way that is not gone on with."""
-    folder = stopped(2)
+    folder = stopped(4)
     other = folder.with_name("other")
     shutil.copytree(folder, other)
-    for name in ("step-00000004", "step-00000006"):
-        shutil.rmtree(other / "checkpoints" / name)
-    # As after a run that found step 6 better, and goes on from step 2.
+    shutil.rmtree(other / "checkpoints" / "step-00000006")
+    # As after a run that found step 6 better, and goes on from step 4.
     for path in folder.glob("last/*.safetensors"):
         shutil.copyfile(path, other / path.name)
     assert step_of(other) == 6
-    resume = f"--resume={other / 'checkpoints' / 'step-00000002'}"
+    resume = f"--resume={other / 'checkpoints' / 'step-00000004'}"
     assert main([*flags, f"--output_dir={other}", resume]) == 0
-    assert best_step(other) == step_of(other) == 2
+    assert best_step(other) == step_of(other) == 4
     same(weights(other), weights(whole))
 
 
@@ -118,12 +124,12 @@ def test_where_they_are_gone_that_is_said_and_the_next_evaluation_begins_anew(
     checkpoint = folder / "checkpoints" / "step-00000006"
     assert main([*flags, f"--resume={checkpoint}", f"--output_dir={moved}"]) == 0
     said = " ".join(capsys.readouterr().out.split())
-    assert "The weights after step 2, the best so far, are no longer there" in said
+    assert "The weights after step 4, the best so far, are no longer there" in said
     assert best_step(moved) == step_of(moved) >= 8
 
 
 def test_last_weights_of_a_way_that_is_given_up_go(flags, stopped):
-    folder = stopped(2)
+    folder = stopped(4)
     assert step_of(folder / "last") == 6
     resume = f"--resume={folder / 'checkpoints' / 'step-00000004'}"
     bad = ("--lr=1e30", "--no_gradient_clipping", "--resume_with_changes")
@@ -133,9 +139,32 @@ def test_last_weights_of_a_way_that_is_given_up_go(flags, stopped):
     assert last is None or last < 6
 
 
+def test_killed_between_its_first_evaluation_and_its_first_checkpoint_it_goes_on(
+    flags, whole, tmp_path, monkeypatch
+):
+    folder, steps = tmp_path / "killed", []
+
+    def dies(*arguments, **more):
+        steps.append(1)
+        if len(steps) == 6:
+            raise RuntimeError("as good as killed")
+        return train_step(*arguments, **more)
+
+    train_step = loop.train_step
+    command = [*flags, f"--output_dir={folder}", "--checkpoint_every=50", "--resume=auto"]
+    with monkeypatch.context() as patch:
+        patch.setattr(loop, "train_step", dies)
+        assert main(command) == 1
+    assert step_of(folder) == 4
+    assert [path.name for path in (folder / "checkpoints").iterdir()] == ["step-00000004"]
+    assert main(command) == 0
+    assert lines(folder) == lines(whole)
+    same(weights(folder), weights(whole))
+
+
 @pytest.mark.parametrize(
     "every",
-    [pytest.param(2, id="of its checkpoint", marks=pytest.mark.faults), 3],
+    [pytest.param(4, id="of its checkpoint", marks=pytest.mark.faults), 3],
 )
 def test_on_two_processes_another_folder_gets_them(every, flags, tmp_path):
     own = [flag for flag in flags if flag != "--num_epochs=1"]  # half as many steps an epoch

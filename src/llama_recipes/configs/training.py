@@ -161,7 +161,10 @@ class TrainConfig(Section):
         default=False, description="Keep the optimizer's state with the final result too"
     )
     checkpoint_every: int = Field(
-        default=0, ge=0, description="Optimizer steps between checkpoints; 0: after every epoch"
+        default=0,
+        ge=0,
+        description="Optimizer steps between checkpoints; 0: after every epoch. Where none is due"
+        " before the first evaluation, one is saved ahead of it",
     )
     keep_checkpoints: int = Field(default=2, ge=1, description="Newest checkpoints to keep")
     resume: str = Field(

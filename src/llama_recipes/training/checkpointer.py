@@ -48,7 +48,7 @@ class Checkpointer:
         self._identity, self._keep = identity, keep
         self._background, self._aside = Background(run.world), run.world.aside()
         self._run_id, self._folder, self._after = run_id, folder, after
-        self._made_of = made_of
+        self._made_of, self.any = made_of, after > 0
         self._part = next_part(root) if run.world.rank == 0 else 0
         self._saved: tuple[Path, dict[str, Any]] | None = None
 
@@ -58,6 +58,7 @@ class Checkpointer:
         Raises CheckpointError, with the checkpoints before intact.
         """
         self.wait()
+        self.any = True
         state = self._state()
         if (path := self._saved_as(state)) is not None:
             return path
@@ -69,6 +70,7 @@ class Checkpointer:
 
         Raises CheckpointError for the checkpoint before.
         """
+        self.any = True
         state, tensors = self._state(), tensors_of(self._run, self._layout)
         held = sum(p.rows.nbytes for pieces in tensors.values() for p in pieces.values()) / GIB
         available = available_memory_gib(torch.device("cpu"))

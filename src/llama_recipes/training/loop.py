@@ -36,7 +36,12 @@ from llama_recipes.training.windows import Window, on_device, windows
 
 
 class Saves(Protocol):
-    """Writes checkpoints: at once when called, `beside` the training, of which `look` tells."""
+    """Writes checkpoints: at once when called, `beside` the training, of which `look` tells.
+
+    any: whether there is one of this run, or one is being written.
+    """
+
+    any: bool
 
     def __call__(self) -> Path: ...
     def beside(self) -> None: ...
@@ -161,7 +166,14 @@ class Run:
         Whether the run goes on.
         """
         progress, ends_epoch = self.progress, self.progress.ends_epoch
+        every = self.config.checkpoint_every
+        due = progress.step % every == 0 if every else ends_epoch
         if self._evaluation_due(ends_epoch):
+            # Weights are never written over but by the run that they are of: one that is killed
+            # between its first evaluation and its first checkpoint goes on from here.
+            soon = due or progress.step == self.schedule.total_steps
+            if self.checkpoint is not None and not (self.checkpoint.any or soon):
+                self.checkpoint()
             self._evaluate()
         progress.stop_reason = self._stop_reason(ends_epoch)
         if ends_epoch or progress.stop_reason:
@@ -169,8 +181,6 @@ class Run:
         if ends_epoch:
             progress.epoch, progress.batch = progress.epoch + 1, 0
         progress.unfinished = False
-        every = self.config.checkpoint_every
-        due = progress.step % every == 0 if every else ends_epoch
         if self.checkpoint is not None:
             self.checkpoint.look()
             if progress.stop_reason:
