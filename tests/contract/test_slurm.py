@@ -17,7 +17,7 @@ SCRIPT = Path(__file__).parents[2] / "recipes" / "finetuning" / "multi_node.slur
 
 SRUN = """#!/bin/bash
 echo "srun $*" >> "$CALLS"
-trap 'echo saved >> "$CALLS"; exit 1' TERM
+trap 'echo saved >> "$CALLS"; exit "$AT_TERM"' TERM
 if [ "$ENDS" = "" ]; then while :; do sleep 0.05; done; fi
 exit "$ENDS"
 """
@@ -38,13 +38,11 @@ def started(tmp_path):
         "SLURM_JOB_ID": "41",
         "SLURM_JOB_NODELIST": "host[7-8]",
         "SLURM_NNODES": "2",
-        "SLURM_GPUS_PER_NODE": "8",
     }
 
-    def start(*words: str, ends: str) -> subprocess.Popen[bytes]:
-        return subprocess.Popen(
-            ["bash", str(SCRIPT), *words], env=os.environ | variables | {"ENDS": ends}
-        )
+    def start(*words: str, ends: str, at_term: int = 1, gpus: str = "8") -> subprocess.Popen[bytes]:
+        played = {"ENDS": ends, "AT_TERM": str(at_term), "SLURM_GPUS_PER_NODE": gpus}
+        return subprocess.Popen(["bash", str(SCRIPT), *words], env=os.environ | variables | played)
 
     return start
 
@@ -68,6 +66,11 @@ def test_it_starts_all_hosts_and_ends_as_the_run_does(started, tmp_path, code):
     assert calls.rstrip().endswith(run)
 
 
+def test_gpus_of_a_type_are_counted(started, tmp_path):
+    assert started(ends="0", gpus="h100:4").wait(20) == 0
+    assert "--nproc_per_node 4 " in (tmp_path / "calls").read_text()
+
+
 def test_torchrun_waits_for_a_save_as_long_as_slurm_does(monkeypatch):
     text = SCRIPT.read_text()
     ahead = re.search(r"--signal=B:USR1@(\d+)", text)
@@ -79,12 +82,21 @@ def test_torchrun_waits_for_a_save_as_long_as_slurm_does(monkeypatch):
     assert torchrun.shutdown_timeout == int(waits[2])
 
 
-def test_before_the_time_limit_it_stops_the_run_and_asks_to_start_again(started, tmp_path):
-    script = started(ends="")
+@pytest.mark.parametrize(
+    ("at_term", "then"),
+    [
+        pytest.param(1, ["saved", "scontrol requeue 41"], id="saved"),
+        pytest.param(0, ["saved"], id="done"),
+    ],
+)
+def test_before_the_time_limit_it_stops_the_run_and_asks_to_start_again(
+    started, tmp_path, at_term, then
+):
+    script = started(ends="", at_term=at_term)
     calls = tmp_path / "calls"
     while not (calls.exists() and "srun" in calls.read_text()):
         time.sleep(0.02)
     time.sleep(0.2)  # until the trap of the played srun stands
     script.send_signal(signal.SIGUSR1)
     assert script.wait(20) == 0
-    assert calls.read_text().splitlines()[1:] == ["saved", "scontrol requeue 41"]
+    assert calls.read_text().splitlines()[1:] == then
