@@ -22,15 +22,15 @@ from support.tiny import transformers_twin
 
 pytestmark = [pytest.mark.real_model, needs_model, needs_gsm8k]
 
-STEPS = 40
+STEPS = 12
 
 
 @pytest.fixture(scope="module")
 def tuned(tmp_path_factory):
-    """The folder of a run of 40 steps, evaluated before (by a run of one tiny step) and after."""
+    """The folder of a run of 12 steps, evaluated before (by a run of one tiny step) and after."""
     folder = tmp_path_factory.mktemp("gsm8k")
-    train = write_gsm8k_chat(folder / "train.jsonl", "train", slice(200))
-    validation = write_gsm8k_chat(folder / "validation.jsonl", "test", slice(40))
+    train = write_gsm8k_chat(folder / "train.jsonl", "train", slice(2 * STEPS))
+    validation = write_gsm8k_chat(folder / "validation.jsonl", "test", slice(16))
 
     def run(name: str, *flags: str) -> dict:
         arguments = (
@@ -69,7 +69,7 @@ def test_the_adapter_gives_the_same_logits_in_peft(tuned):
 
     folder, _, _ = tuned
     source = open_model(MODEL)
-    text = (SHARED_DATA / "gsm8k" / "test.jsonl").read_text(encoding="utf-8")[:1500]
+    text = (SHARED_DATA / "gsm8k" / "test.jsonl").read_text(encoding="utf-8")[:500]
     ids = torch.tensor(load_tokenizer(source.path).encode_batch([text])[0])
 
     @torch.no_grad()

@@ -26,11 +26,11 @@ def inputs(tmp_path_factory):
 
 def test_killed_in_either_rank_torchrun_starts_again_and_it_ends_equal(inputs, tmp_path):
     whole = tmp_path / "whole"
-    run_jobs(tmp_path / "logs", [flags_for(inputs, whole)], size=2)
+    run_jobs(tmp_path / "logs", [flags_for(inputs, whole, epochs=12)], size=2)
     killed = tmp_path / "killed"
-    command = flags_for(inputs, killed, "--resume=auto")
+    command = flags_for(inputs, killed, "--resume=auto", epochs=12)
     with launched("--max_restarts=3", "-m", "llama_recipes.finetuning", *command) as process:
-        for rank, step in ((1, 10), (0, 60)):
+        for rank, step in ((1, 5), (0, 25)):
             wait_until(lambda step=step: steps(killed) >= step)
             os.kill(ranks_of(process.pid)[rank], signal.SIGKILL)
         said, _ = process.communicate(timeout=120)

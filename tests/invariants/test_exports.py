@@ -30,15 +30,23 @@ def inputs(tmp_path_factory):
     return save_base(folder / "model"), jsonl(folder / "train.jsonl", sums(12))
 
 
-@pytest.mark.parametrize("target", ["model.gguf", "model"])
-@pytest.mark.parametrize("way", WAYS)
-def test_what_was_trained_is_what_is_exported(way, target, inputs, tmp_path, capsys):
+@pytest.fixture(scope="module", params=WAYS)
+def way(request):
+    return request.param
+
+
+@pytest.fixture(scope="module")
+def result(way, inputs, tmp_path_factory):
     model, data = inputs
-    result = tmp_path / "result"
-    flags = [f"--model_name={model}", f"--output_dir={result}", "--dataset=file_dataset"]
+    folder = tmp_path_factory.mktemp("trained") / "result"
+    flags = [f"--model_name={model}", f"--output_dir={folder}", "--dataset=file_dataset"]
     flags += [f"--train_file={data}", "--context_length=128", "--lr=1e-2", "--num_epochs=2"]
     assert main(["train", *flags, *WAYS[way].split()]) == 0
-    capsys.readouterr()
+    return folder
+
+
+@pytest.mark.parametrize("target", ["model.gguf", "model"])
+def test_what_was_trained_is_what_is_exported(way, target, result, tmp_path, capsys):
     exported = tmp_path / target
     assert main(["export", str(result), f"--output={exported}", "--dtype=F32"]) == 0
     said = capsys.readouterr().out

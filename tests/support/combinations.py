@@ -16,15 +16,14 @@ from support.side_by_side import BF16, FP16, FP32, MOMENTS, Bound, flags_of_size
 PAGE = ROOT / "docs" / "distributed.md"
 STRATEGIES = tuple(str(strategy) for strategy in ShardingStrategy)
 HYBRID = str(ShardingStrategy.HYBRID_SHARD)
-_AT_ONCE = (str(ShardingStrategy.FULL_SHARD), HYBRID)
+FULL = str(ShardingStrategy.FULL_SHARD)
 
 
 @dataclass(frozen=True)
 class Row:
     """flags: of the run on one process too. sharded: of that on several alone. sizes: how many
     processes, beside HYBRID_SHARD, which needs four. refused: strategy → what the refusal says.
-    at_once: `make test` runs its cells of four processes too, of two
-    strategies."""
+    at_once: `make test` runs it with every strategy on two processes, and with two on four."""
 
     name: str
     flags: tuple[str, ...] = ()
@@ -47,8 +46,13 @@ class Cell:
 
     @property
     def is_long(self) -> bool:
-        """Whether it is left to `make test-faults`: four processes on two cores take their time."""
-        return self.size == 4 and not (self.row.at_once and self.strategy in _AT_ONCE)
+        """Whether it is left to `make test-faults`: processes on two cores take their time.
+
+        Refusals take none. Every row is run at once with FULL_SHARD.
+        """
+        if self.refusal or (self.size, self.strategy) == (2, FULL):
+            return False
+        return not self.row.at_once or (self.size == 4 and self.strategy not in (FULL, HYBRID))
 
     def __str__(self) -> str:
         return f"{self.row.name.replace('`', '')}, {self.strategy}, {self.size}"

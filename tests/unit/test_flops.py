@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+import torch.nn.attention.varlen  # which makes its operations known
 from torch import nn
 
 from llama_recipes.adapters.llama_adapter import add_llama_adapter, start_llama_adapter
