@@ -38,6 +38,7 @@ def started(tmp_path):
         "SLURM_JOB_ID": "41",
         "SLURM_JOB_NODELIST": "host[7-8]",
         "SLURM_NNODES": "2",
+        "SLURM_CPUS_PER_TASK": "64",
     }
 
     def start(*words: str, ends: str, at_term: int = 1, gpus: str = "8") -> subprocess.Popen[bytes]:
@@ -59,7 +60,7 @@ def test_shellcheck_finds_nothing():
 def test_it_starts_all_hosts_and_ends_as_the_run_does(started, tmp_path, code):
     assert started("--model_name", "a model", ends=str(code)).wait(20) == code
     calls = (tmp_path / "calls").read_text()
-    assert "--nnodes 2 --nproc_per_node 8 --rdzv_id 41-0" in calls
+    assert "--cpus-per-task 64 torchrun --nnodes 2 --nproc_per_node 8 --rdzv_id 41-0" in calls
     assert "--rdzv_endpoint host7:29500" in calls
     assert "--max_restarts 3 -m " in calls
     run = "-m llama_recipes.finetuning --enable_fsdp --resume auto --model_name a model"

@@ -21,10 +21,19 @@ KINDS = {
     "full": (),
     "full, whole checkpoints": ("--checkpoint_type=FULL_STATE_DICT",),
     "full, anyprecision": ("--fsdp_config.optimizer=anyprecision",),
-    "lora, HYBRID_SHARD": (*DROPOUT, "--sharding_strategy=NO_SHARD"),
+    "lora, NO_SHARD": (*DROPOUT, "--sharding_strategy=NO_SHARD"),
 }
-STOPPED = 3
+STOPPED = {"micro_batch": 3}
 """In this micro-batch of a rank, the first of two of its second step."""
+
+_TWO_EVALUATED = ("--batching_strategy=padding", "--max_train_step=6")
+IN_AN_EVALUATION = {
+    "full, in an evaluation": _TWO_EVALUATED,
+    "full, SHARD_GRAD_OP, in an evaluation": (*_TWO_EVALUATED, "--sharding_strategy=SHARD_GRAD_OP"),
+}
+EVALUATING = {"evaluated": 3}
+"""In this batch that a rank evaluates, the first of two of the second evaluation: the next one is
+where the signal is heeded, with gathered weights."""
 
 
 @pytest.fixture(scope="module")
@@ -54,10 +63,11 @@ def two(inputs, tmp_path_factory):
     """Every kind on two ranks: uninterrupted, and stopped by a signal to the second and resumed."""
     folder = tmp_path_factory.mktemp("two")
     jobs: list[list[str] | dict] = []
-    for name, extra in KINDS.items():
+    for name, extra in (KINDS | IN_AN_EVALUATION).items():
         jobs.append(flags_for(inputs, folder / name, *extra, size=2))
         stopped = flags_for(inputs, folder / f"{name}, stopped", *extra, "--resume=auto", size=2)
-        signalled = {"rank": 1, "name": "SIGTERM", "micro_batch": STOPPED}
+        place = EVALUATING if name in IN_AN_EVALUATION else STOPPED
+        signalled = {"rank": 1, "name": "SIGTERM", **place}
         jobs += [{"flags": stopped, "code": 75, "signal": signalled}, stopped]
     run_jobs(folder / "logs", jobs, size=2)
     return folder
@@ -70,7 +80,7 @@ def content(folder: Path) -> tuple[list[dict], dict[str, torch.Tensor]]:
     return metrics, {key: value for path in files for key, value in load_file(path).items()}
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", [*KINDS, *IN_AN_EVALUATION])
 def test_as_many_processes_go_on_bit_for_bit(kind, two):
     metrics, weights = content(two / kind)
     again, resumed = content(two / f"{kind}, stopped")
@@ -83,6 +93,24 @@ def test_a_signal_to_one_process_stops_all_and_one_says_so(two):
     texts = [(two / "logs" / f"1-{rank}.log").read_text() for rank in range(2)]
     assert sum("Stopped by SIGTERM after step 1, which is saved in" in text for text in texts) == 1
     assert "Going on after step 1, from" in (two / "logs" / "2-0.log").read_text()
+
+
+@pytest.mark.faults
+def test_two_hosts_of_two_go_on_bit_for_bit(inputs, tmp_path):
+    extra = ("--sharding_strategy=HYBRID_SHARD",)
+    whole, stopped = tmp_path / "whole", tmp_path / "stopped"
+    signalled = {"rank": 3, "name": "SIGTERM", "micro_batch": 2}
+    flags = flags_for(inputs, stopped, *extra, "--resume=auto", size=4)
+    jobs = [
+        flags_for(inputs, whole, *extra, size=4),
+        {"flags": flags, "code": 75, "signal": signalled},
+        flags,
+    ]
+    run_jobs(tmp_path / "logs", jobs, size=4, hosts=2, timeout=600)
+    (metrics, weights), (again, resumed) = content(whole), content(stopped)
+    assert again == metrics
+    assert resumed.keys() == weights.keys() != set()
+    assert all(torch.equal(resumed[key], weights[key]) for key in weights)
 
 
 def checkpoint_of(inputs: Path, folder: Path, size: int, *extra: str) -> Path:

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
+import signal
 
 import pytest
 import torch
 from safetensors.torch import load_file
 
+from llama_recipes.errors import CheckpointError
 from llama_recipes.export.result import step_of
 from llama_recipes.finetuning import main
-from llama_recipes.training import loop
+from llama_recipes.training import checkpointer, loop
+from llama_recipes.training.selection import Selection
 from support.ranks import run_jobs
 from support.tiny_folder import jsonl, sums, tiny_folder
 
@@ -157,6 +161,54 @@ def test_killed_between_its_first_evaluation_and_its_first_checkpoint_it_goes_on
         assert main(command) == 1
     assert step_of(folder) == 4
     assert [path.name for path in (folder / "checkpoints").iterdir()] == ["step-00000004"]
+    assert main(command) == 0
+    assert lines(folder) == lines(whole)
+    same(weights(folder), weights(whole))
+
+
+@pytest.mark.parametrize("failing", [1, 2])
+def test_failing_in_a_first_save_that_is_due_with_an_evaluation_it_can_be_started_again(
+    failing, flags, whole, tmp_path, monkeypatch
+):
+    """The first is ahead of the evaluation, whose weights are there by the second."""
+    folder, saves = tmp_path / "failed", []
+
+    def fails(*arguments, **more):
+        saves.append(1)
+        if len(saves) == failing:
+            raise CheckpointError("as good as a full disk")
+        return write(*arguments, **more)
+
+    write = checkpointer.write_checkpoint
+    command = [*flags, f"--output_dir={folder}", "--checkpoint_every=4", "--resume=auto"]
+    with monkeypatch.context() as patch:
+        patch.setattr(checkpointer, "write_checkpoint", fails)
+        assert main(command) == CheckpointError.exit_code
+    assert step_of(folder) == (None if failing == 1 else 4)
+    assert main(command) == 0
+    assert lines(folder) == lines(whole)
+    same(weights(folder), weights(whole))
+
+
+def test_killed_while_it_leaves_before_its_first_checkpoint_it_goes_on(
+    flags, whole, tmp_path, monkeypatch
+):
+    folder = tmp_path / "left"
+
+    def signalled(*arguments, **more):
+        os.kill(os.getpid(), signal.SIGTERM)
+        return train_step(*arguments, **more)
+
+    def dies(*arguments):
+        raise RuntimeError("as good as killed")
+
+    train_step = loop.train_step
+    command = [*flags, f"--output_dir={folder}", "--resume=auto"]
+    with monkeypatch.context() as patch:
+        patch.setattr(loop, "train_step", signalled)
+        patch.setattr(Selection, "keep_last", dies)
+        assert main(command) == 1
+    assert [path.name for path in (folder / "checkpoints").iterdir()] == ["step-00000000"]
     assert main(command) == 0
     assert lines(folder) == lines(whole)
     same(weights(folder), weights(whole))

@@ -15,7 +15,9 @@ from pathlib import Path
 
 import pytest
 
+from llama_recipes.errors import CheckpointError
 from llama_recipes.finetuning import main
+from llama_recipes.training import checkpointer
 from support.chat_tokenizers import CHATML
 from support.tiny_folder import byte_tokenizer, jsonl, sums, tiny_folder
 
@@ -151,6 +153,26 @@ def test_a_checkpoint_of_an_older_version_is_read(said, started, inputs):
     assert re.search(rf"The tokenizer is {ID} \(.*\), and was {ID} in", drift)
     assert "--truncation is drop, and was end in" in said("--truncation=drop")
     assert "Going on after step 4" in said("--max_train_step=6", code=0)
+
+
+def test_an_optimizer_s_state_of_some_weights_alone_is_refused(
+    inputs, tmp_path, monkeypatch, capsys
+):
+    def without_one(*arguments):
+        tensors = tensors_of(*arguments)
+        missing.append(min(tensors["optimizer"]).partition("|")[0])
+        moments = tensors["optimizer"].items()
+        rest = {key: piece for key, piece in moments if not key.startswith(missing[0])}
+        return tensors | {"optimizer": rest}
+
+    missing, tensors_of = [], checkpointer.tensors_of
+    flags = usual(inputs, tmp_path / "result")
+    with monkeypatch.context() as patch:
+        patch.setattr(checkpointer, "tensors_of", without_one)
+        assert main([*flags, "--max_train_step=4"]) == 0
+    assert main([*flags, "--resume=auto", "--max_train_step=6"]) == CheckpointError.exit_code
+    refused = capsys.readouterr().err
+    assert f"no optimizer's state of 1 trained weights ({missing[0]})" in refused
 
 
 def test_who_means_it_goes_on(said):

@@ -138,6 +138,7 @@ def test_fewer_documents_than_ranks_are_no_hang(jobs, documents, inputs, tmp_pat
 
 
 SLOW = """
+import os
 import time
 from pathlib import Path
 
@@ -145,13 +146,16 @@ from pathlib import Path
 def get_custom_dataset(config, tokenizer, split):
     with Path(config.data_path).open("a") as calls:
         calls.write(split + "\\n")
-    time.sleep(8)
+    if int(os.environ["GROUP_RANK"]) == int(os.environ["GROUP_WORLD_SIZE"]) - 1:
+        time.sleep(8)
     ids = tokenizer("12 + 3 = 15")["input_ids"]
     return [{"input_ids": ids, "labels": ids, "attention_mask": [1] * len(ids)}] * 6
 """
 
 
-def test_data_may_take_longer_than_any_timeout_and_are_prepared_once(inputs, tmp_path):
+@pytest.mark.parametrize("hosts", [1, 2])
+def test_data_may_take_longer_than_any_timeout_and_are_prepared_once(hosts, inputs, tmp_path):
+    """Of two hosts by the second alone, as where the first one has them in its cache."""
     (tmp_path / "slow.py").write_text(SLOW)
     calls = tmp_path / "calls"
     job = [
@@ -160,8 +164,25 @@ def test_data_may_take_longer_than_any_timeout_and_are_prepared_once(inputs, tmp
         if "train_file" not in flag
     ]
     job += [f"--custom_dataset.file={tmp_path / 'slow.py'}", f"--data_path={calls}"]
-    run_jobs(tmp_path / "logs", [[*job, "--timeout_seconds=3"]], size=2)
-    assert calls.read_text() == "train\n"
+    run_jobs(tmp_path / "logs", [[*job, "--timeout_seconds=3"]], size=2, hosts=hosts)
+    assert calls.read_text() == "train\n" * hosts
+
+
+def test_the_others_wait_for_rank_0_to_check_a_checkpoint_and_to_tell_the_trackers(
+    inputs, tmp_path
+):
+    flags = flags_for(inputs, tmp_path / "result", "--resume=auto", epochs=2)
+    signalled = {"rank": 1, "name": "SIGTERM", "micro_batch": 2}
+    stops = {"flags": flags, "code": 75, "signal": signalled, "slow": {"telling the trackers": 2}}
+    goes_on = {"flags": [*flags, "--timeout_seconds=3"], "slow": {"finding a checkpoint": 6}}
+    first, second = tmp_path / "first", tmp_path / "second"
+    run_jobs(first, [stops], size=2)
+    told = re.search(r"finish ended at ([\d.]+)", (first / "0-0.log").read_text())
+    assert told
+    for rank in (0, 1):  # one that leaves earlier is followed by a signal from torchrun
+        assert (first / f"0-{rank}.facts").stat().st_mtime >= float(told[1])
+    run_jobs(second, [goes_on], size=2)
+    assert "Going on after step" in (second / "0-0.log").read_text()
 
 
 def test_bad_data_end_all_ranks_and_are_explained_once(jobs, inputs, tmp_path):

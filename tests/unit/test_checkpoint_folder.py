@@ -188,6 +188,26 @@ def test_one_that_was_being_replaced_is_one_until_the_other_is_there(tmp_path):
     assert names(tmp_path) == [f"step-0000000{step}" for step in (1, 2, 3)]
 
 
+def test_of_two_of_one_step_the_newer_stays_where_a_third_cannot_be_published(
+    tmp_path, monkeypatch
+):
+    replaced = write(tmp_path, 2, "before").rename(tmp_path / "aside")
+    write(tmp_path, 2, "after")
+    replaced.rename(tmp_path / "step-00000002.replaced")
+    rename = Path.rename
+
+    def full(self, target):
+        if self.name == ".draft-step-00000002":
+            raise OSError(errno.ENOSPC, "No space left on device")
+        return rename(self, target)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "rename", full)
+        with pytest.raises(CheckpointError, match="No space left on device"):
+            write(tmp_path, 2, "again")
+    assert newest_checkpoint(tmp_path, pytest.fail).state["run_id"] == "after"
+
+
 @pytest.mark.parametrize("step", [2, 3])
 def test_one_that_was_replaced_goes_with_the_next_save(step, tmp_path):
     write(tmp_path, 2, "before").rename(tmp_path / "step-00000002.replaced")

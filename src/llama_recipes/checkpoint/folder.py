@@ -128,9 +128,8 @@ def _make_way(path: Path) -> None:
     """No folder can be renamed over another: the old one stays a checkpoint by another name."""
     replaced = path.with_name(path.name + _REPLACED)
     if replaced.exists():  # left by a process that was killed after it published `path`
-        delete(path)
-    else:
-        path.rename(replaced)
+        delete(replaced)
+    path.rename(replaced)
 
 
 def _settle(root: Path) -> None:

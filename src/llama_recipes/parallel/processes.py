@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 import time
 import traceback
@@ -51,7 +50,7 @@ class ManyProcesses:
         self._store = meet(
             shared, rank=self.rank, size=self.size, seconds=self._timeout.total_seconds()
         )
-        self._prepared = 0
+        self._made = 0
         self._group: dist.ProcessGroup | None = None  # all, over gloo for what is on a processor
 
     def join(self) -> None:
@@ -115,32 +114,39 @@ class ManyProcesses:
             try:
                 action()
             except BaseException as raised:
-                error = raised
-                code = raised.exit_code if isinstance(raised, LlamaRecipesError) else 1
+                error, code = raised, _code_of(raised)
         code = int(self.exchange([code])[0][0])
         if error is not None:
             raise error
         if code:
             raise FollowedError(code)
 
+    def once(self, make: Callable[[], str]) -> str:
+        return self._made_by(make if self.rank == 0 else None, place=0, places=1)
+
     def once_a_host(self, make: Callable[[], str]) -> str:
-        # Through the store and not a collective: preparing data may take longer than any timeout.
-        self._prepared += 1
-        key = f"prepared/{ranks.host()}/{self._prepared}"
-        if ranks.local_rank() == 0:
+        leads = ranks.local_rank() == 0
+        return self._made_by(make if leads else None, place=ranks.host(), places=ranks.hosts())
+
+    def _made_by(self, make: Callable[[], str] | None, *, place: int, places: int) -> str:
+        """What is made at `place`, by the process there that has `make`, once it is everywhere.
+
+        Through the store and not a collective: it may take longer than any timeout, at one place
+        alone too, where others have it in their cache.
+        """
+        self._made += 1
+        keys = [f"made/{self._made}/{number}" for number in range(places)]
+        failed = f"made/{self._made}/failed"
+        if make is not None:
             try:
-                made = {"made": make()}
+                self._store.set(keys[place], make())
             except BaseException as error:
-                code = error.exit_code if isinstance(error, LlamaRecipesError) else 1
-                self._store.set(key, json.dumps({"failed": code}))
+                self._store.set(failed, str(_code_of(error)))
                 raise
-            self._store.set(key, json.dumps(made))
-            return made["made"]
-        wait_for(lambda: self._store.check([key]))
-        told = json.loads(self._store.get(key))
-        if "failed" in told:
-            raise FollowedError(told["failed"])
-        return str(told["made"])
+        wait_for(lambda: self._store.check(keys) or self._store.check([failed]))
+        if self._store.check([failed]):
+            raise FollowedError(int(self._store.get(failed)))
+        return str(self._store.get(keys[place]).decode())
 
     def is_first_to_say(self, text: str) -> bool:
         key = blake2b(text.encode(), digest_size=16).hexdigest()
@@ -167,7 +173,8 @@ class ManyProcesses:
             f"Rank {self.rank} waited for {who}, which has ended or has not answered for"
             f" {self._timeout.total_seconds():.0f} seconds ({str(error).splitlines()[0]})."
             " torchrun names the process that failed first. Start again with --resume auto: the"
-            " run goes on from its last checkpoint."
+            " run goes on from its last checkpoint. Where the other one was at work, as on a"
+            " checkpoint that it writes for all, --timeout_seconds gives it more."
         )
 
     def _who_answers(self) -> list[bool]:
@@ -182,3 +189,7 @@ class ManyProcesses:
     def leave(self) -> None:
         if dist.is_initialized():
             dist.destroy_process_group()
+
+
+def _code_of(error: BaseException) -> int:
+    return error.exit_code if isinstance(error, LlamaRecipesError) else 1

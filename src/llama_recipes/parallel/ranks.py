@@ -43,6 +43,10 @@ def local_world_size() -> int:
     return int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
 
 
+def hosts() -> int:
+    return int(os.environ.get("GROUP_WORLD_SIZE", "1"))
+
+
 def host() -> int:
     """The number of this host among all."""
     return int(os.environ.get("GROUP_RANK", "0"))

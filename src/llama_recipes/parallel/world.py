@@ -52,8 +52,12 @@ class World(Protocol):
     def lead(self, action: Callable[[], object]) -> None:
         """Let rank 0 do something; where that raises, all processes do."""
 
+    def once(self, make: Callable[[], str]) -> str:
+        """What `make` returns on rank 0, however long that takes; where that raises, all do."""
+
     def once_a_host(self, make: Callable[[], str]) -> str:
-        """What `make` returns on one process of each host, however long that takes."""
+        """What `make` returns on one process of this host, once it has on all of them, however long
+        that takes; where one raises, all do."""
 
     def is_first_to_say(self, text: str) -> bool:
         """Whether no other process has said the same: what fails everywhere is said once."""
@@ -90,6 +94,9 @@ class OneProcess:
 
     def lead(self, action: Callable[[], object]) -> None:
         action()
+
+    def once(self, make: Callable[[], str]) -> str:
+        return make()
 
     def once_a_host(self, make: Callable[[], str]) -> str:
         return make()

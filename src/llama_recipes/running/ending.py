@@ -15,6 +15,7 @@ from llama_recipes.errors import (
     CheckpointError,
     ConfigError,
     Interrupted,
+    LlamaRecipesError,
     NonFiniteError,
     unwritten,
     writing,
@@ -83,6 +84,12 @@ def train(
             screen.warn(str(problem))
         try:
             _end_early(run, told, folder, screen)
+        except Interrupted:
+            run.trackers.finish(results)
+            # Once one process has left, torchrun sends the others a signal, which for one that had
+            # one is its second: they leave together.
+            run.world.exchange([0])
+            raise
         finally:
             run.trackers.finish(results)  # what can be saved is: this may take its time
     # At once: what follows may fail, and a run whose training is done is one that ended well.
@@ -144,9 +151,12 @@ def _leave(run: Run, name: str, screen: Screen) -> NoReturn:
         run.checkpoint.wait()
     except Exception as error:  # of the save before: there may be room for this one
         screen.warn(str(error) or type(error).__name__)
+    path = run.checkpoint()  # first: without one, weights that are here are in the way of a start
     if run.selection.saved_step is None:
-        run.selection.keep_last(run.progress.step)
-    path = run.checkpoint()
+        try:
+            run.selection.keep_last(run.progress.step)
+        except LlamaRecipesError as error:
+            screen.warn(str(error))
     raise Interrupted(
         f"Stopped by {name} after step {run.progress.step}, which is saved in {path}. Run the same"
         " command again with --resume auto."

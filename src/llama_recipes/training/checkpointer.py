@@ -15,12 +15,14 @@ from llama_recipes.checkpoint.pieces import Pieces
 from llama_recipes.checkpoint.retention import next_part, prune, retire
 from llama_recipes.configs.fsdp import StateDictType
 from llama_recipes.monitoring.memory import GIB, available_memory_gib
+from llama_recipes.parallel.ranks import local_world_size
 from llama_recipes.parallel.world import World
 from llama_recipes.training.loop import Run
 from llama_recipes.training.snapshot import state_of, tensors_of
 
 _SHARE = 0.25
-"""Of the memory that is left, what a copy may take that is written while the training goes on."""
+"""Of the memory that is left on a host, what copies may take that are written while the training
+goes on."""
 
 
 class Checkpointer:
@@ -74,7 +76,8 @@ class Checkpointer:
         state, tensors = self._state(), tensors_of(self._run, self._layout)
         held = sum(p.rows.nbytes for pieces in tensors.values() for p in pieces.values()) / GIB
         available = available_memory_gib(torch.device("cpu"))
-        fits = available is not None and held <= _SHARE * available
+        share = _SHARE / local_world_size()  # all processes of a host copy at once
+        fits = available is not None and held <= share * available
         if not all(each for (each,) in self._run.world.exchange([fits])):
             self()
             return

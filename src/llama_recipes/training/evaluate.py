@@ -38,12 +38,14 @@ def evaluate(
     was_training = model.training
     model.eval()
     total, supervised = 0.0, 0
-    for batch in in_step((batch for batch in batches if batch.num_supervised), world):
-        check()
-        total += batch_loss(model, batch).item()
-        supervised += batch.num_supervised
-    world.rest(model)
-    model.train(was_training)
+    try:
+        for batch in in_step((batch for batch in batches if batch.num_supervised), world):
+            check()
+            total += batch_loss(model, batch).item()
+            supervised += batch.num_supervised
+    finally:  # who stops in the middle saves the model as it was
+        world.rest(model)
+        model.train(was_training)
     everywhere = world.exchange([total, supervised])
     total = sum(each[0] for each in everywhere)
     supervised = int(sum(each[1] for each in everywhere))

@@ -171,8 +171,7 @@ class Run:
         if self._evaluation_due(ends_epoch):
             # Weights are never written over but by the run that they are of: one that is killed
             # between its first evaluation and its first checkpoint goes on from here.
-            soon = due or progress.step == self.schedule.total_steps
-            if self.checkpoint is not None and not (self.checkpoint.any or soon):
+            if self.checkpoint is not None and not self.checkpoint.any:
                 self.checkpoint()
             self._evaluate()
         progress.stop_reason = self._stop_reason(ends_epoch)

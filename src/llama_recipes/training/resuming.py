@@ -88,9 +88,12 @@ def checkpoint_to_resume(
     root: the folder of this run's checkpoints. One process reads and checks the files for all.
     Raises ConfigError and CheckpointError.
     """
-    found: list[Checkpoint | None] = []
-    world.lead(lambda: found.append(_find(config, root, warn)))
-    path = world.texts(str(found[0].path) if found and found[0] else "")[0]
+
+    def find() -> str:
+        found = _find(config, root, warn)
+        return str(found.path) if found else ""
+
+    path = world.once(find)  # which reads all of it
     return open_checkpoint(Path(path), verify=False) if path else None
 
 

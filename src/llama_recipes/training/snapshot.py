@@ -19,7 +19,7 @@ from llama_recipes.checkpoint.folder import Checkpoint, Tensors
 from llama_recipes.checkpoint.pieces import Piece, Pieces, Shards
 from llama_recipes.checkpoint.store import drafted
 from llama_recipes.configs.fsdp import StateDictType
-from llama_recipes.errors import writing
+from llama_recipes.errors import CheckpointError, writing
 from llama_recipes.model.safetensors_folder import save_tensors
 from llama_recipes.parallel.shards import is_first_copy, is_shared, own_rows, whole, with_rows
 from llama_recipes.parallel.world import World
@@ -109,7 +109,10 @@ def state_of(run: Run) -> dict[str, Any]:
 
 @torch.no_grad()
 def restore(run: Run, checkpoint: Checkpoint) -> None:
-    """Put a run that was just made where the one was that saved `checkpoint`."""
+    """Put a run that was just made where the one was that saved `checkpoint`.
+
+    Raises CheckpointError where it holds the optimizer's state of some trained weights alone.
+    """
     state = checkpoint.state
     restore_weights(run.model, checkpoint)
     moments = checkpoint.shards("optimizer")
@@ -117,6 +120,13 @@ def restore(run: Run, checkpoint: Checkpoint) -> None:
     for key in moments.shapes:
         name, part = key.split(_SEPARATOR)
         parts.setdefault(name, []).append(part)
+    lacking = [name for name, _ in _trained(run.model) if name not in parts]
+    if parts and lacking:
+        raise CheckpointError(
+            f"{checkpoint.path} has no optimizer's state of {len(lacking)} trained weights"
+            f" ({lacking[0]}), and of others it has: going on from it would train on something"
+            " else. Give an earlier one with --resume FOLDER."
+        )
     for name, weight in _trained(run.model):
         rows, first = own_rows(weight)
         for part in parts.get(name, []):
