@@ -163,8 +163,8 @@ class TrainConfig(Section):
     checkpoint_every: int = Field(
         default=0,
         ge=0,
-        description="Optimizer steps between checkpoints; 0: after every epoch. Where none is due"
-        " before the first evaluation, one is saved ahead of it",
+        description="Optimizer steps between checkpoints; 0: after every epoch. One more is"
+        " saved ahead of the first evaluation",
     )
     keep_checkpoints: int = Field(default=2, ge=1, description="Newest checkpoints to keep")
     resume: str = Field(
