@@ -75,10 +75,14 @@ def test_a_save_that_fails_ends_the_run_soon_with_what_is_good(
     ]
 
 
-@pytest.mark.parametrize(("available", "beside"), [(0.0, False), (8.0, True)])
-def test_where_a_copy_has_no_room_it_is_written_at_once(
-    flags, available, beside, monkeypatch, capsys
+@pytest.mark.parametrize(
+    ("available", "of_the_host", "beside"),
+    [(0.0, 1, False), (8.0, 1, True), (8.0, 1_000_000, False)],
+)
+def test_where_copies_have_no_room_it_is_written_at_once(
+    flags, available, of_the_host, beside, monkeypatch, capsys
 ):
+    """All processes of a host copy at the same time."""
     write, threads = checkpointer.write_checkpoint, set()
 
     def noting(*arguments, **more):
@@ -87,6 +91,7 @@ def test_where_a_copy_has_no_room_it_is_written_at_once(
 
     monkeypatch.setattr(checkpointer, "write_checkpoint", noting)
     monkeypatch.setattr(checkpointer, "available_memory_gib", lambda device: available)
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", str(of_the_host))
     assert main([*flags, "--max_train_step=3"]) == 0
     assert threads == ({"checkpoint", "MainThread"} if beside else {"MainThread"})
 
