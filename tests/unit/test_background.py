@@ -8,6 +8,7 @@ import threading
 import pytest
 
 from llama_recipes.checkpoint.background import Background
+from llama_recipes.checkpoint.folder import published
 from llama_recipes.errors import CheckpointError
 from llama_recipes.finetuning import main
 from llama_recipes.parallel.world import CPU_ALONE
@@ -94,6 +95,26 @@ def test_where_copies_have_no_room_it_is_written_at_once(
     monkeypatch.setenv("LOCAL_WORLD_SIZE", str(of_the_host))
     assert main([*flags, "--max_train_step=3"]) == 0
     assert threads == ({"checkpoint", "MainThread"} if beside else {"MainThread"})
+
+
+def test_killed_behind_its_last_save_the_next_start_leaves_what_a_whole_run_does(
+    flags, tmp_path, monkeypatch
+):
+    def dies(root, **more):
+        if published(root)[-1].step == 3:
+            raise RuntimeError("as good as killed")
+        prune(root, **more)
+
+    prune, checkpoints = checkpointer.prune, tmp_path / "result" / "checkpoints"
+    command = [*flags, "--max_train_step=3", "--keep_checkpoints=2", "--resume=auto"]
+    with monkeypatch.context() as patch:
+        patch.setattr(checkpointer, "prune", dies)
+        assert main(command) == 1
+    (checkpoints / ".draft-step-00000001-old").mkdir()  # killed while it deleted that, too
+    assert len(list(checkpoints.iterdir())) == 4
+    assert main(command) == 0
+    kept = sorted(path.name for path in checkpoints.iterdir())
+    assert kept == ["step-00000002", "step-00000003"]
 
 
 def test_what_is_written_beside_the_training_stays_as_it_was(flags, monkeypatch):

@@ -111,7 +111,12 @@ def materialised(owner: nn.Module, leaf: str, device: torch.device) -> nn.Parame
     """A parameter of `owner`; one that was on meta has memory on `device` from then on."""
     blank: nn.Parameter = getattr(owner, leaf)
     if blank.is_meta:
-        empty = torch.empty_like(blank, device=device)
+        # For a tensor on meta `empty_like` reads PyTorch's symbolic shapes: a second, and 45 MB. It
+        # alone cuts rows that several processes share as they are cut.
+        if type(blank) is nn.Parameter:
+            empty = blank.new_empty(blank.shape, device=device)
+        else:
+            empty = torch.empty_like(blank, device=device)
         setattr(owner, leaf, nn.Parameter(empty, requires_grad=blank.requires_grad))
     made: nn.Parameter = getattr(owner, leaf)
     return made

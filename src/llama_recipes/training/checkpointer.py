@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from llama_recipes.checkpoint.background import Background
-from llama_recipes.checkpoint.folder import Tensors, write_checkpoint
+from llama_recipes.checkpoint.folder import Tensors, clear, write_checkpoint
 from llama_recipes.checkpoint.pieces import Pieces
 from llama_recipes.checkpoint.retention import next_part, prune, retire
 from llama_recipes.configs.fsdp import StateDictType
@@ -93,6 +93,12 @@ class Checkpointer:
         """Until nothing is being saved. Raises CheckpointError."""
         self._background.wait()
 
+    def tidy(self) -> None:
+        """Delete what the part before had no time to, where it was killed behind its last save."""
+        if self._run.world.rank == 0:
+            clear(self._root)
+            self._prune(self._run.selection.best_step)
+
     def _state(self) -> dict[str, Any]:
         return {
             "step": self._run.progress.step,
@@ -121,8 +127,11 @@ class Checkpointer:
         self._saved = path, _decisive(state)
         if world.rank == 0:
             retire(self._root, part=self._part, after=self._after, run_id=self._run_id)
-            prune(self._root, keep=self._keep, never=best, run_id=self._run_id)
+            self._prune(best)
         return path
+
+    def _prune(self, best: int | None) -> None:
+        prune(self._root, keep=self._keep, never=best, run_id=self._run_id)
 
 
 def _decisive(state: Mapping[str, Any]) -> dict[str, Any]:

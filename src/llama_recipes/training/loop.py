@@ -38,6 +38,7 @@ from llama_recipes.training.windows import Window, on_device, windows
 class Saves(Protocol):
     """Writes checkpoints: at once when called, `beside` the training, of which `look` tells.
 
+    tidy: where none is written any more, do what the last one left to be done.
     any: whether there is one of this run, or one is being written.
     """
 
@@ -47,6 +48,7 @@ class Saves(Protocol):
     def beside(self) -> None: ...
     def look(self) -> None: ...
     def wait(self) -> None: ...
+    def tidy(self) -> None: ...
 
 
 class Run:
@@ -121,6 +123,8 @@ class Run:
         progress = self.progress
         if progress.stop_reason:  # it goes on from its end
             if self.selection.exhausted or progress.step >= self.schedule.total_steps:
+                if self.checkpoint is not None:
+                    self.checkpoint.tidy()
                 return
             progress.stop_reason = ""
         if progress.unfinished and not self._finish_step():
