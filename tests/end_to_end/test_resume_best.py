@@ -6,6 +6,7 @@ import json
 import os
 import shutil
 import signal
+from itertools import count
 
 import pytest
 import torch
@@ -143,18 +144,23 @@ def test_last_weights_of_a_way_that_is_given_up_go(flags, stopped):
     assert last is None or last < 6
 
 
+def fails_at(number, error, act):
+    """`act`, but that call of it raises `error`."""
+    calls = count(1)
+
+    def acts(*arguments, **more):
+        if next(calls) == number:
+            raise error
+        return act(*arguments, **more)
+
+    return acts
+
+
 def test_killed_between_its_first_evaluation_and_its_first_checkpoint_it_goes_on(
     flags, whole, tmp_path, monkeypatch
 ):
-    folder, steps = tmp_path / "killed", []
-
-    def dies(*arguments, **more):
-        steps.append(1)
-        if len(steps) == 6:
-            raise RuntimeError("as good as killed")
-        return train_step(*arguments, **more)
-
-    train_step = loop.train_step
+    folder = tmp_path / "killed"
+    dies = fails_at(6, RuntimeError("as good as killed"), loop.train_step)
     command = [*flags, f"--output_dir={folder}", "--checkpoint_every=50", "--resume=auto"]
     with monkeypatch.context() as patch:
         patch.setattr(loop, "train_step", dies)
@@ -171,15 +177,9 @@ def test_failing_in_a_first_save_that_is_due_with_an_evaluation_it_can_be_starte
     failing, flags, whole, tmp_path, monkeypatch
 ):
     """The first is ahead of the evaluation, whose weights are there by the second."""
-    folder, saves = tmp_path / "failed", []
-
-    def fails(*arguments, **more):
-        saves.append(1)
-        if len(saves) == failing:
-            raise CheckpointError("as good as a full disk")
-        return write(*arguments, **more)
-
-    write = checkpointer.write_checkpoint
+    folder = tmp_path / "failed"
+    full = CheckpointError("as good as a full disk")
+    fails = fails_at(failing, full, checkpointer.write_checkpoint)
     command = [*flags, f"--output_dir={folder}", "--checkpoint_every=4", "--resume=auto"]
     with monkeypatch.context() as patch:
         patch.setattr(checkpointer, "write_checkpoint", fails)

@@ -46,11 +46,8 @@ class Cell:
 
     @property
     def is_long(self) -> bool:
-        """Whether it is left to `make test-faults`: processes on two cores take their time.
-
-        Refusals take none. Every row is run at once with FULL_SHARD.
-        """
-        if self.refusal or (self.size, self.strategy) == (2, FULL):
+        """Whether it is left to `make test-faults`: processes on two cores take their time."""
+        if (self.size, self.strategy) == (2, FULL):
             return False
         return not self.row.at_once or (self.size == 4 and self.strategy not in (FULL, HYBRID))
 

@@ -77,20 +77,16 @@ def write_checkpoint(
 
 def _begin(root: Path, draft: Path) -> None:
     root.mkdir(parents=True, exist_ok=True)
-    _clear(root)
+    clear(root)
     draft.mkdir()
 
 
 def clear(root: Path) -> None:
     """Delete what processes that were killed left below `root`: what is no checkpoint, and what
     another one of the same step has replaced."""
-    _clear(root)
-    _settle(root)
-
-
-def _clear(root: Path) -> None:
     for left in root.glob(".draft-*"):
         shutil.rmtree(left, ignore_errors=True)
+    _settle(root)
 
 
 def _written_by_all(files: Tensors, draft: Path, step: int, world: World) -> dict[str, str]:

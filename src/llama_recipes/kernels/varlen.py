@@ -6,41 +6,32 @@ serves. Not measured yet.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from functools import cache
+from contextlib import suppress
 from typing import Any
 
 import torch
 from torch import Tensor
 
-
-@cache
-def _attention() -> Callable[..., Any] | None:
-    """PyTorch's function; None where it has none. Reading its module takes a second, and reads the
-    compiler: only where it can serve."""
-    try:
+varlen_attn: Any = None
+if torch.cuda.is_available():  # reading it takes a second: it reads PyTorch's compiler
+    with suppress(ImportError):
         from torch.nn.attention.varlen import varlen_attn
-    except ImportError:
-        return None
-    return varlen_attn
 
 
 def serves(q: Tensor) -> bool:
     return (
-        q.device.type == "cuda"
+        varlen_attn is not None
+        and q.device.type == "cuda"
         and q.dtype in (torch.bfloat16, torch.float16)
         and torch.cuda.get_device_capability(q.device) >= (8, 0)
         and q.shape[-1] <= 256
         and q.shape[-1] % 8 == 0
-        and _attention() is not None
     )
 
 
 def document_attention(q: Tensor, k: Tensor, v: Tensor, starts: Tensor, longest: int) -> Tensor:
     """q [N, H, d], k and v [N, K, d], starts [documents + 1] int32 → [N, H, d]."""
-    attend = _attention()
-    assert attend is not None, "asked without `serves`"
-    out: Tensor = attend(
+    out: Tensor = varlen_attn(
         q,
         k,
         v,

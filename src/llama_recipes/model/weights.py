@@ -111,7 +111,7 @@ def materialised(owner: nn.Module, leaf: str, device: torch.device) -> nn.Parame
     """A parameter of `owner`; one that was on meta has memory on `device` from then on."""
     blank: nn.Parameter = getattr(owner, leaf)
     if blank.is_meta:
-        # For a tensor on meta `empty_like` reads PyTorch's symbolic shapes: a second, and 45 MB. It
+        # For a tensor on meta `empty_like` reads PyTorch's symbolic shapes: 35 MiB, and time. It
         # alone cuts rows that several processes share as they are cut.
         if type(blank) is nn.Parameter:
             empty = blank.new_empty(blank.shape, device=device)

@@ -44,6 +44,7 @@ def local_world_size() -> int:
 
 
 def hosts() -> int:
+    """How many hosts there are."""
     return int(os.environ.get("GROUP_WORLD_SIZE", "1"))
 
 
